@@ -1,0 +1,57 @@
+# Everything a newcomer types. `make demo` and `make test` install what is missing first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= demo-out
+PORT   ?=
+DATA   ?=
+
+.PHONY: install weights demo serve test check format bench chaos-local docs clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+weights: install
+	@$(BIN)/python -m serve_app.weights
+
+# make demo [PHOTO=p MASK=m OUT=dir]
+demo: weights
+	@$(BIN)/pawfect demo $(if $(PHOTO),--photo '$(PHOTO)') $(if $(MASK),--mask '$(MASK)') --out '$(OUT)'
+
+# make serve [PORT=8000 DATA=dir]
+serve: weights
+	@exec $(BIN)/pawfect serve $(if $(PORT),--port $(PORT)) $(if $(DATA),--data '$(DATA)')
+
+test: weights
+	$(BIN)/pytest
+
+# Style, types, the direction of imports, generated pages: seconds, no server.
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m bench.pages --check
+
+format: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: weights
+	@$(BIN)/python -m bench.all
+
+# make chaos-local [KILLS=50]
+chaos-local: weights
+	@$(BIN)/python -m bench.chaos_local $(if $(KILLS),--kills $(KILLS))
+
+# Writes .env.example and the README's configuration table from the settings.
+docs: install
+	$(BIN)/python -m bench.pages
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-out chaos-out

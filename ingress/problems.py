@@ -1,0 +1,104 @@
+"""Errors as `application/problem+json` (RFC 9457): one table from our errors to HTTP."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from ingress.schemas import ID_RULE
+from serve_app.errors import (
+    BodyTooLarge,
+    CallerError,
+    Conflict,
+    InvalidEnvelope,
+    InvalidRequest,
+    NotFound,
+    PawfectError,
+    PermanentError,
+    TransientError,
+)
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_AFTER_S = 5
+"""Told to callers whose request may succeed later."""
+
+STATUS_OF: tuple[tuple[type[PawfectError], HTTPStatus], ...] = (
+    (InvalidEnvelope, HTTPStatus.BAD_REQUEST),
+    (BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (Conflict, HTTPStatus.CONFLICT),
+    (InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (CallerError, HTTPStatus.BAD_REQUEST),
+    (PermanentError, HTTPStatus.UNPROCESSABLE_ENTITY),
+    (TransientError, HTTPStatus.SERVICE_UNAVAILABLE),
+)
+"""First match counts; what matches none is ours to explain, and a 500."""
+
+
+def problem(status: int, code: str, detail: str, **more: Any) -> JSONResponse:
+    """`type` is stable per `code`; `detail` is a sentence for a person; `more` are extension members."""
+    body = {
+        "type": f"urn:pawfect:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **{name: value for name, value in more.items() if value is not None},
+    }
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
+    return JSONResponse(body, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def describe_validation(errors: Sequence[Any]) -> str:
+    """One sentence per wrong field, without the values, which may be anything."""
+    return " ".join(f"{_name(error)}: {_explain(error)}." for error in errors[:10])
+
+
+def _name(error: Any) -> str:
+    return ".".join(str(part) for part in error["loc"] if part not in ("body", "path", "query")) or "body"
+
+
+def _explain(error: Any) -> str:
+    if error["type"] == "string_pattern_mismatch" and "128" in error["ctx"]["pattern"]:
+        return f"must be {ID_RULE}"
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(PawfectError, _answer_ours)
+    app.add_exception_handler(RequestValidationError, _answer_validation)
+    app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(Exception, _answer_defect)
+
+
+async def _answer_ours(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PawfectError)
+    for kind, status in STATUS_OF:
+        if isinstance(error, kind):
+            return problem(status, error.code, error.message, field=getattr(error, "field", None))
+    return await _answer_defect(_request, error)
+
+
+async def _answer_validation(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = error.errors()
+    return problem(422, InvalidRequest.code, describe_validation(errors), field=_name(errors[0]) if errors else None)
+
+
+async def _answer_http(_request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    code = HTTPStatus(error.status_code).name.lower()
+    return problem(error.status_code, code, str(error.detail))
+
+
+async def _answer_defect(request: Request, error: Exception) -> JSONResponse:
+    log.error("defect while answering", exc_info=error, extra={"path": request.url.path})
+    return problem(500, "internal", "Something went wrong on our side; it has been logged.")

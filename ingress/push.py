@@ -1,0 +1,121 @@
+"""A Pub/Sub push: envelope → order, and the order's outcome → the status that acknowledges it or not."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from ingress.problems import describe_validation
+from ingress.schemas import ID_PATTERN, ID_RULE, PRIORITIES, PushEnvelope, SessionMessage
+from serve_app.errors import InvalidEnvelope, InvalidMessage
+from serve_app.jobs.dead_letters import DeadLetter
+from serve_app.jobs.model import Job, Session
+from serve_app.jobs.service import EditOrder
+
+ACKNOWLEDGED = 204
+REDELIVER = 503
+
+
+@dataclass(frozen=True, slots=True)
+class Push:
+    """A delivery that is an envelope; its data may still be anything. `published_at` is a Unix time."""
+
+    message_id: str
+    published_at: float | None
+    data: str
+    attributes: dict[str, str]
+
+
+def open_envelope(body: bytes) -> Push:
+    """Raises InvalidEnvelope: such a body does not come from a subscription, and is answered 400."""
+    try:
+        envelope = PushEnvelope.model_validate_json(body)
+    except ValidationError as error:
+        raise InvalidEnvelope(
+            "The body is not a Pub/Sub push envelope "
+            f'({{"message": {{"data", "messageId", …}}, "subscription"}}): {describe_validation(error.errors())}'
+        ) from None
+    message = envelope.message
+    return Push(message.messageId, _parse_time(message.publishTime), message.data, message.attributes)
+
+
+def read_order(push: Push) -> EditOrder:
+    """Raises InvalidMessage, naming what is wrong with the data."""
+    values = _decode(push.data)
+    try:
+        message = SessionMessage.model_validate(values)
+    except ValidationError as error:
+        raise InvalidMessage(f"The message cannot be used: {describe_validation(error.errors())}") from None
+    return EditOrder(
+        session=Session(message.userId, message.sessionId),
+        delivery=push.message_id,
+        message=push.data,
+        published_at=push.published_at,
+        prompt=message.prompt,
+        steps=message.steps,
+        guidance_scale=message.guidance_scale,
+        seed=message.seed,
+        quality=message.quality,
+        priority=PRIORITIES[message.priority],
+    )
+
+
+def find_session(push: Push) -> Session | None:
+    """The session a refused message is about, if at least that much of it can be read."""
+    try:
+        values = _decode(push.data)
+    except InvalidMessage:
+        return None
+    ids = (values.get("userId"), values.get("sessionId"))
+    if not all(isinstance(value, str) and re.fullmatch(ID_PATTERN, value) for value in ids):
+        return None
+    return Session(str(ids[0]), str(ids[1]))
+
+
+def describe_refusal(push: Push, error: InvalidMessage, now: float) -> DeadLetter:
+    return DeadLetter(
+        id=f"push-{push.message_id}",
+        at=now,
+        reason=error.code,
+        message=error.message,
+        data=push.data,
+        attributes={**push.attributes, "messageId": push.message_id},
+    )
+
+
+def acknowledge(job: Job | None) -> int:
+    """Whatever a finished job's outcome, its message is done with; one still under way comes again."""
+    return REDELIVER if job is None or not job.status.is_final else ACKNOWLEDGED
+
+
+def _decode(data: str) -> dict[str, Any]:
+    try:
+        values = json.loads(base64.b64decode(data, validate=True))
+    except (binascii.Error, UnicodeDecodeError, ValueError, RecursionError):
+        raise InvalidMessage(
+            'The message\'s data is not base64 of JSON; send {"userId", "sessionId"} and optional parameters.'
+        ) from None
+    if not isinstance(values, dict):
+        raise InvalidMessage(
+            f'The message\'s data is a JSON {type(values).__name__}; send an object with "userId" and "sessionId", '
+            f"each {ID_RULE}."
+        )
+    return values
+
+
+def _parse_time(text: str | None) -> float | None:
+    """RFC 3339 to a Unix time; None for nothing or nonsense, which only costs the measurement of the way here."""
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

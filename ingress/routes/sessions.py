@@ -1,0 +1,87 @@
+"""`/v1/users/{userId}/sessions/{sessionId}/edit`: the same job as a push asks for, for internal callers."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Depends, Path, Response
+from fastapi.responses import JSONResponse
+
+from ingress.problems import problem
+from ingress.schemas import ID_PATTERN, PRIORITIES, EditOptions, SessionView, show_session
+from ingress.services import Provided
+from serve_app.errors import Conflict, NotFound
+from serve_app.jobs.model import Job, Session, Status
+from serve_app.jobs.service import EditOrder
+
+router = APIRouter(prefix="/v1/users/{userId}/sessions/{sessionId}", tags=["sessions"])
+
+
+def name_session(
+    user_id: Annotated[str, Path(alias="userId", pattern=ID_PATTERN)],
+    session_id: Annotated[str, Path(alias="sessionId", pattern=ID_PATTERN)],
+) -> Session:
+    return Session(user_id, session_id)
+
+
+Named = Annotated[Session, Depends(name_session)]
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    404: {"description": "No such session"},
+    422: {"description": "The edit failed, or the request is not acceptable; `detail` says why"},
+}
+
+
+@router.post("/edit", response_model=SessionView, responses={202: {"model": SessionView}, **PROBLEMS})
+async def edit_session(
+    session: Named, services: Provided, options: Annotated[EditOptions | None, Body()] = None
+) -> SessionView | Response:
+    """Edit the session's photo and wait. 200: the session, completed. 202: still running, ask again with GET."""
+    await services.jobs.find_session(session)
+    job = await services.jobs.submit(_make_order(session, options or EditOptions()))
+    services.nudge()
+    ended = await services.jobs.wait(job.id, services.settings.jobs.push_wait_s)
+    if ended is not None and ended.status is not Status.COMPLETED:
+        return _explain(ended)
+    document, shown = await services.jobs.find_session(session)
+    view = show_session(session, document, ended or shown)
+    return view if ended is not None else JSONResponse(view.model_dump(), 202)
+
+
+@router.get("/edit", response_model=SessionView, responses={404: PROBLEMS[404]})
+async def show_edit(session: Named, services: Provided) -> SessionView:
+    """The session's state and its job, with live progress."""
+    document, job = await services.jobs.find_session(session)
+    return show_session(session, document, job)
+
+
+@router.delete("/edit", response_model=SessionView, responses={202: {"model": SessionView}, 404: PROBLEMS[404]})
+async def cancel_edit(session: Named, services: Provided, response: Response) -> SessionView:
+    """Cancel. 200: cancelled. 202: it is running and stops within a step. 409: it had ended already."""
+    document, job = await services.jobs.find_session(session)
+    if job is None:
+        raise NotFound(f"Session {session.session_id} has no edit to cancel.")
+    job = await services.jobs.cancel(job.id)
+    document, _ = await services.jobs.find_session(session)
+    response.status_code = 200 if job.status.is_final else 202
+    return show_session(session, document, job)
+
+
+def _make_order(session: Session, options: EditOptions) -> EditOrder:
+    return EditOrder(
+        session=session,
+        delivery=f"http-{uuid.uuid4().hex}",
+        message=options.model_dump_json(exclude_none=True),
+        prompt=options.prompt,
+        steps=options.steps,
+        guidance_scale=options.guidance_scale,
+        seed=options.seed,
+        quality=options.quality,
+        priority=PRIORITIES[options.priority],
+    )
+
+
+def _explain(job: Job) -> Response:
+    if job.status is Status.CANCELLED:
+        return problem(409, Conflict.code, f"The edit was {job.error}.", jobId=job.id)
+    return problem(422, job.error_code or "failed", job.error or "The edit failed.", jobId=job.id)

@@ -1,0 +1,5 @@
+import sys
+
+from pawfect.command import main
+
+sys.exit(main())

@@ -1,0 +1,95 @@
+"""The whole service in the foreground: a Ray of its own, the application of serve_config.yaml, until a signal comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.errors import ConfigurationError
+from serve_app.settings import Settings
+
+CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
+LOOPBACK = "127.0.0.1"
+OBJECT_STORE_BYTES = 256 * 2**20
+"""Ray's share of memory for what passes between replicas: crops of a few megabytes each."""
+
+
+def run(settings: Settings, config: Path = CONFIG) -> None:
+    """Serve until SIGTERM or SIGINT, then drain: running jobs end, or go back to the queue for the next start.
+
+    Raises ConfigurationError when the port is taken or the config file cannot be used.
+    """
+    plan = read_config(config)
+    _refuse_taken_port(settings.port)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    # Without a mode Ray writes a token file into the home directory, which later breaks its own command line.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _start(settings, plan)
+    print(f"serving on http://{LOOPBACK}:{settings.port}, data in {settings.data_dir}", flush=True)
+    stop.wait()
+    print("draining", flush=True)
+    _stop()
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The application of the file. Raises ConfigurationError for a file that Serve would not take either."""
+    from pydantic import ValidationError
+    from ray.serve.schema import ServeDeploySchema
+
+    try:
+        content = yaml.safe_load(path.read_text())
+        ServeDeploySchema.model_validate(content)
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise ConfigurationError(f"{path} is not a usable Serve config: {error}") from error
+    return {
+        "http": content.get("http_options", {}),
+        "name": content["applications"][0]["name"],
+        "options": {
+            each["name"]: {name: value for name, value in each.items() if name != "name"}
+            for each in content["applications"][0]["deployments"]
+        },
+    }
+
+
+def _start(settings: Settings, plan: dict[str, Any]) -> None:
+    import ray
+    from ray import serve
+
+    from serve_app.app import compose
+
+    ray.init(
+        address="local",
+        num_cpus=max(2, os.cpu_count() or 2),  # the replicas ask for 1.75 together, also on a machine with one core
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE_BYTES,
+        _metrics_export_port=settings.metrics_port or None,
+    )
+    host = {"host": LOOPBACK} if settings.env == "local" else {}
+    serve.start(proxy_location="HeadOnly", http_options={**plan["http"], **host, "port": settings.port})
+    serve.run(compose(settings, plan["options"]), name=plan["name"], route_prefix="/")
+
+
+def _stop() -> None:
+    import ray
+    from ray import serve
+
+    serve.shutdown()
+    ray.shutdown()
+
+
+def _refuse_taken_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            raise ConfigurationError(f"Port {port} is taken on this machine; choose another with PORT=.") from None

@@ -1,0 +1,193 @@
+"""The Ray shells: thin classes around plain objects. Heavy imports happen inside them, on their replicas."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ray import serve
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from serve_app import metrics
+from serve_app.clock import SystemClock
+from serve_app.engines.loading import Loader, LoadState, Phase
+from serve_app.engines.protocol import Event, Failed, FillRequest
+from serve_app.errors import EngineFailed, EngineUnavailable, PawfectError
+from serve_app.metrics import RaySink
+from serve_app.settings import Settings
+from serve_app.stores import open_stores
+from serve_app.telemetry import configure_logging
+
+log = logging.getLogger(__name__)
+
+CODEC_THREADS = 2
+"""Full frames decoded at one time in an Editor; each can take a few hundred megabytes."""
+DRAIN_S = 60.0
+"""How long a stopping Editor lets its runs finish; below its graceful_shutdown_timeout_s in serve_config.yaml."""
+STATE_INTERVAL_S = 2.0
+"""How often an Editor asks the engines for their load state."""
+LOAD_POLL_S = 0.1
+
+
+class DraftShell:
+    """The CPU engine on a replica. The model loads in a thread, so the replica answers while it loads."""
+
+    def __init__(self, settings: Settings) -> None:
+        from serve_app.engines.draft import DraftEngine, load_migan
+        from serve_app.weights import locate
+
+        configure_logging(settings.log_level, settings.service_name)
+        engines = settings.engines
+        self._hang_timeout_s = engines.hang_timeout_s
+        self._sink = RaySink()
+
+        def load() -> DraftEngine:
+            path = locate("migan", engines.weights_dir.expanduser())
+            return DraftEngine(load_migan(path, engines.draft_threads))
+
+        self._loader = Loader(load, name="draft", timeout_s=engines.load_timeout_s, backoff_s=engines.load_backoff_s)
+        self._loader.start()
+
+    async def load_state(self) -> LoadState:
+        state = self._loader.state()
+        self._sink.record(metrics.ENGINE_READY, float(state.phase is Phase.READY), engine="draft")
+        if state.phase is Phase.READY:
+            self._sink.record(metrics.ENGINE_LOAD_SECONDS, state.seconds, engine="draft")
+        return state
+
+    async def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+        from serve_app.engines.streaming import stream
+
+        while self._loader.state().phase is Phase.LOADING:  # noqa: ASYNC110 – the loader lives in another thread
+            await asyncio.sleep(LOAD_POLL_S)
+        try:
+            engine = self._loader.value
+        except EngineUnavailable as error:
+            yield Failed(error.code, error.message, retryable=True)
+            return
+        async with contextlib.aclosing(stream(engine, request)) as events:
+            async for event in events:
+                yield event
+
+    async def check_health(self) -> None:
+        """Raises when the replica should be replaced: its model did not load, or hangs."""
+        state = self._loader.state()
+        if state.phase is Phase.FAILED:
+            raise RuntimeError(f"The draft engine did not load: {state.reason}")
+        if state.phase is Phase.READY and (busy := self._loader.value.busy_seconds()) > self._hang_timeout_s:
+            raise RuntimeError(f"The draft engine has been busy with one crop for {busy:.0f} s.")
+
+    async def __del__(self) -> None:
+        self._loader.close()
+        if self._loader.state().phase is Phase.READY:
+            await asyncio.to_thread(self._loader.value.close)
+
+
+class EngineHandle:
+    """An EngineClient behind a Ray handle; Ray's errors are translated here."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle.options(stream=True, method_name="fill")
+
+    async def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+        events = self._handle.remote(request)
+        begun = finished = False
+        try:
+            async for event in events:
+                begun = True
+                yield event
+            finished = True
+        except (BackPressureError, DeploymentUnavailableError, ActorUnavailableError) as error:
+            raise EngineUnavailable(f"No engine replica took the photo: {type(error).__name__}.") from error
+        except ActorDiedError as error:
+            kind: type[PawfectError] = EngineFailed if begun else EngineUnavailable
+            raise kind("The engine replica died while it had the photo.") from error
+        except RayError as error:
+            raise EngineFailed(f"The engine failed: {error}") from error
+        finally:
+            if not finished:
+                events.cancel()
+
+
+class EditorShell:
+    """Claims jobs and runs them. `engines` maps engine names to the deployments that serve them."""
+
+    def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle[Any]]) -> None:
+        from serve_app.jobs.reconciler import Reconciler
+        from serve_app.jobs.run import Editing
+        from serve_app.jobs.runner import Runner
+
+        configure_logging(settings.log_level, settings.service_name)
+        self._engines = dict(engines)
+        self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
+        stores, clock, sink = open_stores(settings), SystemClock(), RaySink()
+        clients = {name: EngineHandle(handle) for name, handle in engines.items()}
+        threads = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
+        editing = Editing(stores.jobs, stores.photos, clients, settings, clock, threads)
+        reconciler = Reconciler(stores.jobs, stores.dead_letters, clock, sink)
+        self._runner = Runner(stores.jobs, editing, reconciler, settings.jobs, clock, sink)
+        self._runner.start()
+        self._tasks = [asyncio.create_task(reconciler.run()), asyncio.create_task(self._watch_engines())]
+
+    async def nudge(self) -> None:
+        self._runner.nudge()
+
+    async def load_states(self) -> dict[str, LoadState | None]:
+        """Each engine's state as last heard; None for one scaled to zero."""
+        return self._states
+
+    async def check_health(self) -> None:
+        if not self._runner.is_alive:
+            raise RuntimeError("The claim loop has ended.")
+
+    async def __del__(self) -> None:
+        await self._runner.drain(DRAIN_S)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _watch_engines(self) -> None:
+        while True:
+            for name, handle in self._engines.items():
+                try:
+                    self._states[name] = await _ask_state(handle, self._states[name])
+                except Exception:
+                    log.exception("the state of an engine could not be read", extra={"engine": name})
+            await asyncio.sleep(STATE_INTERVAL_S)
+
+
+async def _ask_state(handle: DeploymentHandle[Any], last: LoadState | None) -> LoadState | None:
+    name = handle.deployment_name
+    if await asyncio.to_thread(_is_scaled_to_zero, name):
+        return None  # asking it would wake it
+    try:
+        state: LoadState = await asyncio.wait_for(_call_load_state(handle), STATE_INTERVAL_S * 2)
+    except TimeoutError:
+        # A saturated engine has no place for the question either: if it was ready, it still is.
+        if last is not None and last.phase is Phase.READY:
+            return last
+    except RayError:
+        log.info("an engine does not answer", extra={"deployment": name})
+    else:
+        return state
+    return LoadState(Phase.LOADING, f"No replica of {name} answers yet.", 0.0)
+
+
+async def _call_load_state(handle: DeploymentHandle[Any]) -> Any:
+    return await handle.load_state.remote()
+
+
+def _is_scaled_to_zero(deployment: str) -> bool:
+    """Whether Serve wants no replica of it at present, and has none."""
+    app = serve.status().applications[serve.get_replica_context().app_name]
+    overview = app.deployments.get(deployment)
+    return overview is not None and overview.status == "HEALTHY" and not overview.replica_states
+
+
+Draft = serve.deployment(DraftShell, name="Draft")
+Editor = serve.deployment(EditorShell, name="Editor")

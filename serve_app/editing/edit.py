@@ -1,0 +1,166 @@
+"""The edit around an engine: `prepare` before it, `finish` after it.
+
+A job may wait for its engine for minutes. In that time it holds the original's bytes, the crops and packed bits of the
+mask inside the regions' targets; no frame, no full-size mask. The price is a second decode, which is why nothing here
+turns a whole frame into an array.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+
+from serve_app.editing import mask as masks
+from serve_app.editing.composite import blend, enlarge, windows
+from serve_app.editing.region import Region, plan
+from serve_app.engines.protocol import Crop, Image, Mask
+from serve_app.errors import EngineFailed
+from serve_app.photos.codec import Frame, decode_mask, encode_photo, encode_preview, open_photo, pixels_of
+from serve_app.settings import Quality, Settings
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """Everything `finish` needs. `crops[i]` belongs to `regions[i]`; `cores[i]` are the packed bits of the undilated
+    mask in its target (row by row, as np.packbits makes them). `seconds` has the stages "decode" and "plan"."""
+
+    original: bytes
+    width: int
+    height: int
+    regions: tuple[Region, ...]
+    crops: tuple[Crop, ...]
+    cores: tuple[NDArray[np.uint8], ...]
+    radius_px: int
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """Two JPEGs and the photo's size in pixels. `seconds` has the stages "decode", "composite" and "encode"."""
+
+    photo: bytes
+    preview: bytes
+    width: int
+    height: int
+    seconds: dict[str, float]
+
+
+def prepare(original: bytes, mask: bytes, quality: Quality, settings: Settings) -> Prepared:
+    """Cut the crops an engine is to work on out of a photo file, where the mask file says.
+
+    Raises PhotoUnreadable, PhotoTooLarge, MaskUnreadable and MaskEmpty.
+    """
+    seconds: dict[str, float] = {}
+    with _timed(seconds, "decode"):
+        photo = open_photo(original, settings.photos)
+        grey = decode_mask(mask, settings.photos)
+    with _timed(seconds, "plan"):
+        core = masks.fit(masks.binarize(grey), photo.width, photo.height, photo.orientation)
+        radius = masks.dilation_radius(photo.width, photo.height, settings.editing.mask_dilation)
+        regions = tuple(plan(core, quality, settings.editing.context_px, radius))
+    with _timed(seconds, "decode"):
+        frame = photo.decode(scale=min(1.0, max(_density(region) for region in regions)))
+    with _timed(seconds, "plan"):
+        share = (frame.image.width / photo.width, frame.image.height / photo.height)
+        crops = tuple(Crop(_crop_image(frame.image, region, share), _crop_mask(core, region, radius)) for region in regions)
+        cores = tuple(np.packbits(core[_slices(region.target)]) for region in regions)
+    return Prepared(original, photo.width, photo.height, regions, crops, cores, radius, seconds)
+
+
+def finish(prepared: Prepared, images: Sequence[Image], settings: Settings) -> Edited:
+    """Put an engine's images into the photo and encode it. Raises EngineFailed when they are not what was asked for."""
+    seconds: dict[str, float] = {}
+    _check(prepared, images)
+    with _timed(seconds, "decode"):
+        frame = _decode(prepared, settings)
+    with _timed(seconds, "composite"):
+        _paint(frame.image, prepared, images)
+    with _timed(seconds, "encode"):
+        limits = settings.photos
+        photo = encode_photo(frame.image, frame.icc_profile, frame.exif, limits.jpeg_quality, frame.subsampling)
+        preview = encode_preview(frame.image, frame.icc_profile, limits.preview_long_edge, limits.preview_quality)
+    return Edited(photo, preview, prepared.width, prepared.height, seconds)
+
+
+def composite_frame(prepared: Prepared, images: Sequence[Image], settings: Settings) -> Image:
+    """The edited photo as `finish` encodes it, before encoding: RGB uint8 [H, W, 3]. Raises EngineFailed."""
+    _check(prepared, images)
+    frame = _decode(prepared, settings)
+    _paint(frame.image, prepared, images)
+    return pixels_of(frame.image)
+
+
+# -- before the engine -----------------------------------------------------------------------------------------------
+
+
+def _density(region: Region) -> float:
+    """Model pixels per photo pixel, on the side where there are more."""
+    left, top, right, bottom = region.box
+    return max(region.size[0] / (right - left), region.size[1] / (bottom - top))
+
+
+def _crop_image(frame: Pillow.Image, region: Region, share: tuple[float, float]) -> Image:
+    """Cut and scale a region out of a frame that has `share` (across, down) of the photo's size."""
+    left, top, right, bottom = (round(edge * share[i % 2]) for i, edge in enumerate(region.box))
+    right, bottom = max(right, left + 1), max(bottom, top + 1)
+    pixels = np.asarray(frame.crop((left, top, right, bottom)))
+    if (right - left, bottom - top) == region.size:
+        return pixels
+    shrinks = right - left >= region.size[0] and bottom - top >= region.size[1]
+    way = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(pixels, region.size, interpolation=way), np.uint8)
+
+
+def _crop_mask(core: masks.Bool, region: Region, radius_px: int) -> Mask:
+    """The dilated mask in a region's box at model size; dilated there, where it is cheap, and never by less."""
+    small = masks.resize(core[_slices(region.box)].view(np.uint8), *region.size)
+    return masks.dilate(small, int(np.ceil(radius_px * _density(region))))
+
+
+def _slices(box: tuple[int, int, int, int]) -> tuple[slice, slice]:
+    left, top, right, bottom = box
+    return slice(top, bottom), slice(left, right)
+
+
+# -- after the engine ------------------------------------------------------------------------------------------------
+
+
+def _check(prepared: Prepared, images: Sequence[Image]) -> None:
+    if len(images) != len(prepared.regions):
+        raise EngineFailed(f"The engine returned {len(images)} images for {len(prepared.regions)} crops")
+    for image, region in zip(images, prepared.regions, strict=True):
+        width, height = region.size
+        if image.dtype != np.uint8 or image.shape != (height, width, 3):
+            raise EngineFailed(
+                f"The engine returned {image.dtype} {list(image.shape)} for a crop of uint8 {[height, width, 3]}"
+            )
+
+
+def _decode(prepared: Prepared, settings: Settings) -> Frame:
+    return open_photo(prepared.original, settings.photos).decode()
+
+
+def _paint(frame: Pillow.Image, prepared: Prepared, images: Sequence[Image]) -> None:
+    for region, image, bits in zip(prepared.regions, images, prepared.cores, strict=True):
+        left, top, right, bottom = region.target
+        shape = (bottom - top, right - left)
+        core = np.unpackbits(bits, count=shape[0] * shape[1]).reshape(shape).view(np.bool_)
+        for window, opacity in windows(region, core, prepared.radius_px):
+            before = np.asarray(frame.crop(window))
+            after = blend(before, enlarge(image, region, window), opacity)
+            frame.paste(Pillow.fromarray(after), window[:2])
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the wall time of a block to its stage."""
+    start = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

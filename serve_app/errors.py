@@ -1,0 +1,182 @@
+"""One exception tree, split by what the receiver should do about it.
+
+`CallerError` is answered to the caller and nothing is kept. `PermanentError` ends a job at once: running it again would
+end the same way. `TransientError` is worth another run. Adapters translate their vendor's exceptions into these at the
+place where they meet them; nothing above an adapter catches a vendor's type.
+
+Every class carries a stable `code` (snake_case, safe to switch on) and a message that says what was wrong and what is
+accepted, written for the developer of the app that called.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PawfectError(Exception):
+    code: ClassVar[str] = "internal"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[PawfectError], tuple[str]]:
+        return type(self), (self.message,)
+
+
+class ConfigurationError(PawfectError):
+    """A setting has a value this service cannot start with."""
+
+    code = "configuration"
+
+
+# -- the caller's fault: answered, nothing kept --------------------------------------------------------------------
+
+
+class CallerError(PawfectError):
+    code = "bad_request"
+
+
+class InvalidRequest(CallerError):
+    """A well-formed request whose content is not acceptable; `field` names the part at fault."""
+
+    code = "invalid_request"
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
+
+    def __reduce__(self) -> tuple[type[PawfectError], tuple[str]]:
+        return type(self), (self.message, self.field)  # type: ignore[return-value]
+
+
+class InvalidEnvelope(CallerError):
+    """The body is not a Pub/Sub push envelope at all."""
+
+    code = "invalid_envelope"
+
+
+class BodyTooLarge(CallerError):
+    code = "body_too_large"
+
+
+class InvalidMessage(CallerError):
+    """An envelope whose data no retry can make acceptable; it belongs in the dead letters."""
+
+    code = "invalid_message"
+
+
+class NotFound(CallerError):
+    code = "not_found"
+
+
+class Conflict(CallerError):
+    """The job is in a status that does not allow what was asked."""
+
+    code = "conflict"
+
+
+# -- permanent: this job can never succeed -------------------------------------------------------------------------
+
+
+class PermanentError(PawfectError):
+    code = "permanent"
+
+
+class SessionMissing(PermanentError):
+    code = "session_missing"
+
+
+class ObjectMissing(PermanentError):
+    code = "object_missing"
+
+
+class ObjectReplaced(PermanentError):
+    """The object is not the one the job was asked for."""
+
+    code = "object_replaced"
+
+
+class PhotoUnreadable(PermanentError):
+    code = "photo_unreadable"
+
+
+class PhotoTooLarge(PermanentError):
+    code = "photo_too_large"
+
+
+class MaskUnreadable(PermanentError):
+    code = "mask_unreadable"
+
+
+class MaskEmpty(PermanentError):
+    code = "mask_empty"
+
+
+class QualityUnavailable(PermanentError):
+    """The asked quality needs an engine that this installation does not run."""
+
+    code = "quality_unavailable"
+
+
+class DeadlineExceeded(PermanentError):
+    code = "deadline_exceeded"
+
+
+class EngineRejected(PermanentError):
+    """The engine says the request itself cannot be done."""
+
+    code = "engine_rejected"
+
+
+# -- transient: worth another run ----------------------------------------------------------------------------------
+
+
+class TransientError(PawfectError):
+    code = "transient"
+
+
+class StoreUnavailable(TransientError):
+    """A job store or photo store did not answer; an outage, not the job's fault, so it is not counted against it."""
+
+    code = "store_unavailable"
+
+
+class EngineUnavailable(TransientError):
+    """No engine could take the request (loading, gone, being replaced); not counted against the job."""
+
+    code = "engine_unavailable"
+
+
+class WeightsUnavailable(TransientError):
+    """A pinned model file is not on disk, or no source gave it whole."""
+
+    code = "weights_unavailable"
+
+
+class EngineFailed(TransientError):
+    """The engine took the request and broke; counted against the job."""
+
+    code = "engine_failed"
+
+
+class EngineTimeout(TransientError):
+    code = "engine_timeout"
+
+
+class UnexpectedFailure(TransientError):
+    """A defect of ours; logged with its traceback, and counted against the job so that it cannot run for ever."""
+
+    code = "unexpected"
+
+
+class PreconditionFailed(TransientError):
+    """Somebody else wrote the object first."""
+
+    code = "precondition_failed"
+
+
+class LeaseLost(TransientError):
+    """Another worker holds this job now; whatever this one did must not be recorded."""
+
+    code = "lease_lost"

@@ -1,0 +1,103 @@
+"""One worker's hold on one running job: renewing the lease, showing progress, and hearing that it should stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+
+from serve_app.clock import Clock
+from serve_app.errors import LeaseLost, StoreUnavailable
+from serve_app.jobs import session_view, transitions
+from serve_app.jobs.model import Job, Progress
+from serve_app.jobs.session_view import Document
+from serve_app.jobs.store import JobStore, Write
+from serve_app.settings import JobSettings
+
+log = logging.getLogger(__name__)
+
+CHECK_INTERVAL_S = 1.0
+"""How often a running job is looked at: a cancellation is seen within this time."""
+OUTAGE_PAUSE_S = 1.0
+"""Pause before a write that must get through is tried again on a store that did not answer."""
+
+
+class Interruption(Enum):
+    CANCELLED = "cancelled"
+    SUPERSEDED = "superseded"
+    LOST = "lost"
+
+
+class Hold:
+    def __init__(self, store: JobStore, clock: Clock, settings: JobSettings, job: Job, token: str) -> None:
+        self.job = job
+        self.token = token
+        self._store = store
+        self._clock = clock
+        self._settings = settings
+        self._progress = job.progress
+
+    def report(self, progress: Progress) -> None:
+        """Remember the newest progress; it is written with the next beat, at most once per interval."""
+        self._progress = progress
+
+    async def keep(self) -> Interruption:
+        """Renew until there is a reason to stop. An outage of the store is no reason: the lease may still be ours."""
+        interval = min(max(self._settings.progress_interval_s, 0.05), CHECK_INTERVAL_S, self._settings.lease_s / 4)
+        while True:
+            await asyncio.sleep(interval)
+            try:
+                if (reason := await self._beat()) is not None:
+                    return reason
+            except StoreUnavailable as error:
+                log.warning("lease not renewed: %s", error, extra={"job": self.job.id})
+
+    async def confirm(self) -> Interruption | None:
+        """Ask once more, right before an effect, whether this worker should still have it; outages are waited out."""
+        while True:
+            try:
+                return await self._beat()
+            except StoreUnavailable:
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+
+    async def _beat(self) -> Interruption | None:
+        superseded = False
+
+        def decide(job: Job | None, document: Document | None) -> Write | None:
+            nonlocal superseded
+            if job is None:
+                raise LeaseLost(f"Job {self.job.id} is gone.")
+            superseded = document is not None and not session_view.is_shown(job.id, document)
+            beaten = transitions.beat(job, self.token, self._clock.now(), self._progress, self._settings)
+            if beaten is job:
+                return None
+            return Write(beaten, None if superseded else session_view.describe(beaten))
+
+        try:
+            job = await self._store.change(self.job.id, self.job.session, decide)
+        except LeaseLost:
+            return Interruption.LOST
+        assert job is not None
+        self.job = job
+        if job.cancel_requested:
+            return Interruption.CANCELLED
+        return Interruption.SUPERSEDED if superseded else None
+
+    async def end(self, change: transitions.End) -> Job | None:
+        """Write how the run ended, through outages; None when another worker holds the job and nothing was written."""
+
+        def decide(job: Job | None, document: Document | None) -> Write | None:
+            if job is None:
+                raise LeaseLost(f"Job {self.job.id} is gone.")
+            shown = document is None or session_view.is_shown(job.id, document)
+            ended = change(job, self.token, self._clock.now(), not shown)
+            return Write(ended, session_view.describe(ended) if shown else None)
+
+        while True:
+            try:
+                return await self._store.change(self.job.id, self.job.session, decide)
+            except LeaseLost:
+                return None
+            except StoreUnavailable as error:
+                log.warning("end of run not written yet: %s", error, extra={"job": self.job.id})
+                await asyncio.sleep(OUTAGE_PAUSE_S)

@@ -1,0 +1,192 @@
+"""What a job is. Jobs are immutable; every change is a function in `transitions` that returns the next one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+from typing import Any, Self
+
+SCHEMA = 1
+"""Number written into every job document; readers refuse a newer one."""
+
+MAX_DELIVERIES = 64
+"""Delivery ids remembered per job, the latest ones: enough to know any redelivery Pub/Sub still makes."""
+
+
+class Status(StrEnum):
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        return self in (Status.COMPLETED, Status.FAILED, Status.CANCELLED)
+
+
+class Priority(IntEnum):
+    """Smaller is more urgent."""
+
+    URGENT = 0
+    NORMAL = 1
+    LOW = 2
+
+
+class Stage(StrEnum):
+    """The stations of a run, in order; also the `stage` label of the stage seconds."""
+
+    QUEUE = "queue"
+    DOWNLOAD = "download"
+    DECODE = "decode"
+    PLAN = "plan"
+    ENGINE = "engine"
+    COMPOSITE = "composite"
+    ENCODE = "encode"
+    UPLOAD = "upload"
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A document of the app's backend; ids match `[A-Za-z0-9_-]{1,128}`."""
+
+    user_id: str
+    session_id: str
+
+    @property
+    def path(self) -> str:
+        return f"users/{self.user_id}/sessions/{self.session_id}"
+
+    @property
+    def original_path(self) -> str:
+        return f"{self.path}/original.jpg"
+
+    @property
+    def mask_path(self) -> str:
+        return f"{self.path}/mask_auto.png"
+
+    @property
+    def edited_path(self) -> str:
+        return f"{self.path}/edited.jpg"
+
+    @property
+    def preview_path(self) -> str:
+        return f"{self.path}/preview.jpg"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What the edit depends on besides the photo and the mask, resolved when the job came."""
+
+    quality: str
+    prompt: str
+    steps: int
+    guidance_scale: float
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    stage: Stage
+    step: int = 0
+    steps: int = 0
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run a job: whoever presents `token` may write, until another worker has claimed it."""
+
+    token: str
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Times are seconds of the Unix clock. `deliveries` are the ids of the messages that asked for this job.
+
+    `attempts` counts runs; `crashes` those that ended without a word, `transient_failures` those that failed in a way
+    worth repeating. `message` is what the caller sent, kept for the dead letters.
+    """
+
+    id: str
+    session: Session
+    original_generation: str
+    mask_generation: str
+    parameters: Parameters
+    created_at: float
+    published_at: float
+    deadline_at: float
+    priority: Priority = Priority.NORMAL
+    status: Status = Status.QUEUED
+    deliveries: tuple[str, ...] = ()
+    message: str = ""
+    attempts: int = 0
+    crashes: int = 0
+    transient_failures: int = 0
+    not_before: float = 0.0
+    lease: Lease | None = None
+    cancel_requested: bool = False
+    progress: Progress | None = None
+    error_code: str | None = None
+    error: str | None = None
+    claimed_at: float | None = None
+    finished_at: float | None = None
+    stage_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    gpu_seconds: float = 0.0
+    cost: float = 0.0
+    dead_lettered: bool = False
+    version: int = 0
+
+    def evolve(self, **changes: Any) -> Self:
+        return replace(self, **changes)
+
+    @property
+    def seed(self) -> int:
+        """The given seed, or one derived from the id, so that every run of a job draws the same noise; in [0, 2⁶³)."""
+        if self.parameters.seed is not None:
+            return self.parameters.seed
+        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:8], "big") >> 1
+
+
+def derive_id(session: Session, original_generation: str, mask_generation: str, parameters: Parameters) -> str:
+    """A job's identity is what it would produce: the same four always give the same id, `edit-` and 32 hex digits."""
+    identity = json.dumps(
+        [session.path, original_generation, mask_generation, asdict(parameters)], sort_keys=True, separators=(",", ":")
+    )
+    return "edit-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
+
+
+def to_document(job: Job) -> dict[str, Any]:
+    document = {name: getattr(job, name) for name in Job.__slots__}
+    document["session"] = asdict(job.session)
+    document["parameters"] = asdict(job.parameters)
+    document["lease"] = asdict(job.lease) if job.lease else None
+    document["progress"] = asdict(job.progress) if job.progress else None
+    document["priority"] = int(job.priority)
+    document["status"] = str(job.status)
+    document["deliveries"] = list(job.deliveries)
+    document["stage_seconds"] = dict(job.stage_seconds)
+    return {"schema": SCHEMA, **document}
+
+
+def from_document(document: Mapping[str, Any]) -> Job:
+    """Raises ValueError for a document of a newer schema than this code knows."""
+    values = dict(document)
+    schema = values.pop("schema")
+    if schema > SCHEMA:
+        raise ValueError(f"job document of schema {schema}; this version reads up to {SCHEMA}")
+    values["session"] = Session(**values["session"])
+    values["parameters"] = Parameters(**values["parameters"])
+    values["lease"] = Lease(**values["lease"]) if values["lease"] else None
+    progress = values["progress"]
+    values["progress"] = Progress(**{**progress, "stage": Stage(progress["stage"])}) if progress else None
+    values["priority"] = Priority(values["priority"])
+    values["status"] = Status(values["status"])
+    values["deliveries"] = tuple(values["deliveries"])
+    values["stage_seconds"] = MappingProxyType(values["stage_seconds"])
+    return Job(**values)

@@ -1,0 +1,216 @@
+"""The claim loop: takes jobs from the store, runs several at a time, and writes how each ended.
+
+Started when a replica starts and never inside a request, so that no client's connection decides over a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import uuid
+
+from serve_app import metrics
+from serve_app.clock import Clock
+from serve_app.errors import (
+    DeadlineExceeded,
+    EngineTimeout,
+    LeaseLost,
+    PawfectError,
+    PreconditionFailed,
+    StoreUnavailable,
+    UnexpectedFailure,
+)
+from serve_app.jobs import session_view, transitions
+from serve_app.jobs.hold import Hold, Interruption
+from serve_app.jobs.model import Job, Status
+from serve_app.jobs.reconciler import Reconciler
+from serve_app.jobs.run import Editing
+from serve_app.jobs.session_view import Document
+from serve_app.jobs.store import JobStore, Write
+from serve_app.metrics import Sink
+from serve_app.settings import JobSettings
+
+log = logging.getLogger(__name__)
+
+FAULT_PAUSE_S = 1.0
+"""Pause of the claim loop after the store did not answer, or after a defect of ours."""
+
+
+class Runner:
+    def __init__(
+        self,
+        store: JobStore,
+        editing: Editing,
+        reconciler: Reconciler,
+        settings: JobSettings,
+        clock: Clock,
+        sink: Sink,
+    ) -> None:
+        self._store = store
+        self._editing = editing
+        self._reconciler = reconciler
+        self._settings = settings
+        self._clock = clock
+        self._sink = sink
+        self._active: dict[asyncio.Task[None], Hold] = {}
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._loop: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._loop = asyncio.create_task(self._claim_forever(), name="claim-loop")
+
+    @property
+    def is_alive(self) -> bool:
+        return self._loop is not None and not self._loop.done()
+
+    def nudge(self) -> None:
+        """Say that there may be something to claim, so that it need not wait for the next poll."""
+        self._wake.set()
+
+    async def drain(self, timeout_s: float) -> None:
+        """Claim nothing more, let what runs finish, and after `timeout_s` give the rest back to the queue unharmed."""
+        self._draining = True
+        self._wake.set()
+        if self._loop is not None:
+            await asyncio.gather(self._loop, return_exceptions=True)
+        if self._active:
+            await asyncio.wait(self._active, timeout=timeout_s)
+        for task in self._active:
+            task.cancel()
+        await asyncio.gather(*self._active, return_exceptions=True)
+
+    # -- claiming ----------------------------------------------------------------------------------------------------
+
+    async def _claim_forever(self) -> None:
+        while not self._draining:
+            try:
+                if not await self._claim_one():
+                    await self._rest(self._settings.claim_poll_s)
+            except StoreUnavailable as error:
+                log.warning("nothing claimed: %s", error)
+                await self._rest(FAULT_PAUSE_S)
+            except Exception:
+                log.exception("defect in the claim loop")
+                await self._rest(FAULT_PAUSE_S)
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), seconds)
+        self._wake.clear()
+
+    async def _claim_one(self) -> bool:
+        free = self._settings.slots - len(self._active)
+        if free <= 0:
+            return False
+        token = uuid.uuid4().hex
+        now = self._clock.now()
+
+        def decide(job: Job | None, document: Document | None) -> Write | None:
+            assert job is not None
+            if document is not None and not session_view.is_shown(job.id, document):
+                return Write(transitions.cancel(job, now, transitions.SUPERSEDED))
+            claimed = transitions.claim(job, token, now, self._settings)
+            return Write(claimed, session_view.describe(claimed))
+
+        job = await self._store.claim(now, decide, urgent_only=free <= self._settings.urgent_slots)
+        if job is None:
+            return False
+        if job.status is Status.PROCESSING:
+            self._launch(Hold(self._store, self._clock, self._settings, job, token))
+        else:
+            await self._reconciler.close(job)
+        return True
+
+    def _launch(self, hold: Hold) -> None:
+        log.info("claimed", extra={"job": hold.job.id, "attempt": hold.job.attempts})
+        task = asyncio.create_task(self._serve(hold), name=f"job-{hold.job.id}")
+        self._active[task] = hold
+        task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        del self._active[task]
+        self._wake.set()
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a run ended without being settled; its lease will run out", exc_info=error)
+
+    # -- one run ------------------------------------------------------------------------------------------------------
+
+    async def _serve(self, hold: Hold) -> None:
+        work = asyncio.create_task(self._work(hold))
+        keep = asyncio.create_task(hold.keep())
+        try:
+            await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # the drain's time is over
+            await _stop(work, keep)
+            await self._finish(hold, lambda job, token, _now, _superseded: transitions.release(job, token))
+            return
+        interruption = keep.result() if keep.done() else None
+        await _stop(keep) if work.done() else await _stop(work, keep)
+        if work.done() and not work.cancelled():
+            await self._finish(hold, work.result())
+        elif interruption is not Interruption.LOST:
+            await self._finish(hold, transitions.obey)
+        else:
+            self._sink.record(metrics.ATTEMPTS, result="lost")
+
+    async def _work(self, hold: Hold) -> transitions.End:
+        """Run the job and return how it ended; never raises but for cancellation."""
+        settings, job = self._settings, hold.job
+        remaining = job.deadline_at - self._clock.now()
+        try:
+            async with asyncio.timeout(max(0.0, min(settings.run_timeout_s, remaining))):
+                outcome = await self._editing.run(job, hold.report, lambda: _insist(hold))
+        except TimeoutError:
+            late: PawfectError = EngineTimeout(f"The run took longer than {settings.run_timeout_s:.0f} s.")
+            if remaining <= settings.run_timeout_s:
+                late = DeadlineExceeded(f"Not finished within {job.deadline_at - job.created_at:.0f} s of its arrival.")
+            return transitions.settling(late, settings)
+        except _Interrupted:
+            return transitions.obey
+        except PreconditionFailed as error:
+            # Another run of this session wrote first. If ours still is the wanted one it runs again and replaces that.
+            log.warning("result not written: %s", error, extra={"job": job.id})
+            return transitions.settling(error, settings)
+        except PawfectError as error:
+            return transitions.settling(error, settings)
+        except Exception as error:
+            log.exception("unexpected failure", extra={"job": job.id})
+            return transitions.settling(UnexpectedFailure(f"{type(error).__name__}: {error}"), settings)
+        self._sink.record(metrics.ENGINE_SECONDS, outcome.engine_seconds, engine=outcome.engine)
+        self._sink.record(metrics.GPU_SECONDS, outcome.gpu_seconds, engine=outcome.engine)
+        return transitions.completing(outcome)
+
+    async def _finish(self, hold: Hold, end: transitions.End) -> None:
+        job = await hold.end(end)
+        if job is None:
+            self._sink.record(metrics.ATTEMPTS, result="lost")
+            return
+        result = _RESULTS.get(job.status, "retried" if job.error else "released")
+        self._sink.record(metrics.ATTEMPTS, result=result)
+        if job.status.is_final:
+            await self._reconciler.close(job)
+
+
+_RESULTS = {Status.COMPLETED: "completed", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
+
+
+class _Interrupted(Exception):
+    """The hold says the result is not wanted; how the run ends is decided where the job is written."""
+
+
+async def _insist(hold: Hold) -> None:
+    match await hold.confirm():
+        case None:
+            return
+        case Interruption.LOST:
+            raise LeaseLost("Another worker has taken this job over.")
+        case _:
+            raise _Interrupted
+
+
+async def _stop(*tasks: asyncio.Task[object]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

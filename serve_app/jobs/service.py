@@ -1,0 +1,158 @@
+"""What the outside may do with jobs: submit, get, cancel, watch, wait. Holds no state of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+from serve_app.clock import Clock
+from serve_app.errors import InvalidRequest, NotFound, StoreUnavailable
+from serve_app.jobs import session_view, transitions
+from serve_app.jobs.model import Job, Parameters, Priority, Session, Status, derive_id
+from serve_app.jobs.session_view import Document
+from serve_app.jobs.store import JobStore, Write
+from serve_app.photos.store import PhotoStore
+from serve_app.settings import Settings
+
+OUTAGE_PAUSE_S = 1.0
+"""Pause of a waiting request before it asks a store again that did not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class EditOrder:
+    """A checked wish to edit a session's photo; `None` means "as configured".
+
+    `delivery` identifies the message: a repeat of it is answered with what came of the first, a new one may run a
+    failed job again. `message` is the text that was sent. `published_at` is a Unix time.
+    """
+
+    session: Session
+    delivery: str
+    message: str = ""
+    published_at: float | None = None
+    prompt: str | None = None
+    steps: int | None = None
+    guidance_scale: float | None = None
+    seed: int | None = None
+    quality: str | None = None
+    priority: Priority = Priority.NORMAL
+    deadline_s: float | None = None
+
+
+class JobService:
+    def __init__(self, store: JobStore, photos: PhotoStore, settings: Settings, clock: Clock) -> None:
+        self._store = store
+        self._photos = photos
+        self._settings = settings
+        self._clock = clock
+
+    async def submit(self, order: EditOrder) -> Job:
+        """Accept an order, idempotently; once this returns the job survives any crash.
+
+        Raises InvalidRequest for a quality that is no row of the table, StoreUnavailable.
+        """
+        session = order.session
+        parameters = self.resolve(order)
+        original, mask = await asyncio.gather(
+            self._photos.stat(session.original_path), self._photos.stat(session.mask_path)
+        )
+        now = self._clock.now()
+        fresh = Job(
+            id=derive_id(session, original, mask, parameters),
+            session=session,
+            original_generation=original,
+            mask_generation=mask,
+            parameters=parameters,
+            created_at=now,
+            published_at=order.published_at if order.published_at is not None else now,
+            deadline_at=now + (order.deadline_s or self._settings.jobs.deadline_s),
+            priority=order.priority,
+            deliveries=(order.delivery,),
+            message=order.message,
+        )
+        job = await self._store.change(
+            fresh.id, session, lambda found, document: _admit(found, document, fresh, order.delivery)
+        )
+        assert job is not None
+        return job
+
+    def resolve(self, order: EditOrder) -> Parameters:
+        name = order.quality if order.quality not in (None, "auto") else self._settings.quality
+        row = self._settings.qualities.get(name)
+        if row is None:
+            raise InvalidRequest(
+                f"quality '{name}' is not known; accepted are auto, {', '.join(self._settings.qualities)}.", "quality"
+            )
+        return Parameters(
+            quality=name,
+            prompt=order.prompt or self._settings.prompt,
+            steps=order.steps if order.steps is not None else row.steps,
+            guidance_scale=order.guidance_scale if order.guidance_scale is not None else row.guidance,
+            seed=order.seed,
+        )
+
+    async def find_session(self, session: Session) -> tuple[Document, Job | None]:
+        """A session's document and the job it shows, if any. Raises NotFound."""
+        document = await self._store.get_session(session)
+        if document is None:
+            raise NotFound(f"There is no session {session.session_id} of user {session.user_id}.")
+        job_id = document.get("jobId")
+        return document, await self._store.get(job_id) if job_id else None
+
+    async def refuse(self, session: Session, message: str) -> None:
+        """Show in the session's document, where there is one, that a message about it was not accepted."""
+        await self._store.merge_session(session, lambda document: session_view.refuse(message, document))
+
+    async def cancel(self, job_id: str) -> Job:
+        """Raises NotFound for an unknown job, Conflict for a finished one."""
+        found = await self._store.get(job_id)
+        if found is None:
+            raise NotFound(f"There is no job {job_id}.")
+
+        def decide(job: Job | None, document: Document | None) -> Write | None:
+            assert job is not None
+            changed = transitions.request_cancel(job, self._clock.now())
+            return None if changed is job else Write(changed, _show(changed, document))
+
+        job = await self._store.change(job_id, found.session, decide)
+        assert job is not None
+        return job
+
+    def watch(self, job_id: str) -> AsyncIterator[Job]:
+        return self._store.watch(job_id)
+
+    async def wait(self, job_id: str, timeout_s: float) -> Job | None:
+        """The job once it has a final status; None if that takes longer. An outage of the store is waited out."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        async for job in self._store.watch(job_id):
+                            if job.status.is_final:
+                                return job
+                        return None
+                    except StoreUnavailable:
+                        await asyncio.sleep(OUTAGE_PAUSE_S)
+        except TimeoutError:
+            return None
+
+
+def _show(job: Job, document: Document | None) -> dict[str, object] | None:
+    return session_view.describe(job) if session_view.is_shown(job.id, document) else None
+
+
+def _admit(found: Job | None, document: Document | None, fresh: Job, delivery: str) -> Write | None:
+    """What becomes of an order for a job that may exist already."""
+    if found is None:
+        return Write(fresh, session_view.describe(fresh))
+    if delivery in found.deliveries:
+        return None
+    shown = session_view.is_shown(found.id, document)
+    if not found.status.is_final:
+        joined = transitions.join(found, delivery, fresh.priority)
+        return Write(joined, None if shown else session_view.describe(joined))
+    if found.status is Status.COMPLETED and shown:
+        return Write(transitions.join(found, delivery, found.priority))
+    again = transitions.requeue(found, fresh, delivery)
+    return Write(again, session_view.describe(again))

@@ -1,0 +1,65 @@
+"""The queue of record: jobs and the session documents that show them, changed together in transactions."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from serve_app.jobs.model import Job, Session, Status
+from serve_app.jobs.session_view import Document
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """A job to store and the fields to merge into its session's document, where there is one."""
+
+    job: Job
+    fields: Mapping[str, Any] | None = None
+
+
+Decide = Callable[[Job | None, Document | None], Write | None]
+"""A pure decision inside a transaction: the job and the session document as they are → what to write, or nothing.
+
+May be called several times when transactions collide. What it raises reaches the caller and nothing is written.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """`oldest_s` is the age of the oldest queued job in seconds, 0 when nothing waits."""
+
+    queued: int
+    running: int
+    oldest_s: float
+
+
+class JobStore(Protocol):
+    """Every method raises StoreUnavailable when the store does not answer."""
+
+    async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
+        """Apply a decision; returns the job as it stands afterwards. Its version grows by one with each write."""
+
+    async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
+        """Apply a decision to the first job that may run now, by (priority, age): a queued one whose pause is over, or
+        a running one whose lease ran out. Of all racing callers one gets the job. None when there is none."""
+
+    async def get(self, job_id: str) -> Job | None: ...
+
+    async def find(
+        self, *, status: Status, limit: int, before_deadline: float | None = None, dead_lettered: bool | None = None
+    ) -> Sequence[Job]:
+        """Oldest first. `before_deadline` keeps jobs whose deadline lies before that time."""
+
+    def watch(self, job_id: str) -> AsyncIterator[Job]:
+        """The job now and after each change, intermediate ones may be skipped; ends after a final status.
+        Yields nothing for an unknown id."""
+
+    async def backlog(self, now: float) -> Backlog: ...
+
+    async def get_session(self, session: Session) -> dict[str, Any] | None: ...
+
+    async def merge_session(self, session: Session, decide: Callable[[Document], Mapping[str, Any]]) -> bool:
+        """Merge fields into an existing document; False, and nothing written, when there is none."""
+
+    async def close(self) -> None: ...

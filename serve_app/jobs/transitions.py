@@ -1,0 +1,189 @@
+"""The one owner of a job's status: every legal change, as a pure function from a job to the next.
+
+A store applies one of these inside a transaction and writes what it returns. Anything not listed in `LEGAL` is refused
+with `Conflict`; a write by a worker that no longer holds the lease with `LeaseLost`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from serve_app.errors import Conflict, EngineUnavailable, LeaseLost, PawfectError, StoreUnavailable, TransientError
+from serve_app.jobs.model import MAX_DELIVERIES, Job, Lease, Priority, Progress, Status
+from serve_app.settings import JobSettings
+
+LEGAL: Mapping[Status, frozenset[Status]] = {
+    Status.QUEUED: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELLED}),
+    Status.PROCESSING: frozenset({Status.PROCESSING, Status.QUEUED, Status.COMPLETED, Status.FAILED, Status.CANCELLED}),
+    # A finished job runs again only when a new message asks for it and its result does not stand any more.
+    Status.COMPLETED: frozenset({Status.QUEUED}),
+    Status.FAILED: frozenset({Status.QUEUED}),
+    Status.CANCELLED: frozenset({Status.QUEUED}),
+}
+
+SUPERSEDED = "superseded by a newer request"
+
+UNCOUNTED = (StoreUnavailable, EngineUnavailable)
+"""Outages: nothing the job did, so they never add up to a failure; the deadline alone ends the waiting."""
+
+
+End = Callable[[Job, str, float, bool], Job]
+"""How a run ends: (job, token, now, superseded) → the job after it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a run that reached its end has to say."""
+
+    stage_seconds: Mapping[str, float]
+    engine: str
+    engine_seconds: float
+    gpu_seconds: float
+    cost: float
+
+
+def completing(outcome: Outcome) -> End:
+    return lambda job, token, now, superseded: (
+        cancel(_held(job, token), now, SUPERSEDED) if superseded else complete(job, token, now, outcome)
+    )
+
+
+def settling(error: PawfectError, settings: JobSettings) -> End:
+    return lambda job, token, now, superseded: (
+        cancel(_held(job, token), now, SUPERSEDED) if superseded else settle(job, token, now, error, settings)
+    )
+
+
+def _move(job: Job, status: Status, **changes: object) -> Job:
+    if status not in LEGAL[job.status]:
+        raise Conflict(f"Job {job.id} is {job.status}; it cannot become {status}.")
+    return job.evolve(status=status, **changes)
+
+
+def _held(job: Job, token: str) -> Job:
+    if job.status is not Status.PROCESSING or job.lease is None or job.lease.token != token:
+        raise LeaseLost(f"Job {job.id} is {job.status} and not held by this worker any more.")
+    return job
+
+
+def join(job: Job, delivery: str, priority: Priority) -> Job:
+    """Remember one more message that asked for the same job: it becomes as urgent as the most urgent of them, and a
+    cancellation asked for before this message and not yet obeyed is void."""
+    deliveries = (*job.deliveries, delivery)[-MAX_DELIVERIES:]
+    return job.evolve(deliveries=deliveries, priority=min(job.priority, priority), cancel_requested=False)
+
+
+def requeue(job: Job, fresh: Job, delivery: str) -> Job:
+    """Run a finished job again from the start, for a new message; `fresh` is the job as that message describes it."""
+    again = _move(join(job, delivery, fresh.priority), Status.QUEUED)
+    return fresh.evolve(deliveries=again.deliveries, version=job.version)
+
+
+def claim(job: Job, token: str, now: float, settings: JobSettings) -> Job:
+    """Take a queued job, or one whose lease ran out; past its deadline or its last crash it is ended instead."""
+    crashed = job.status is Status.PROCESSING
+    if crashed and job.lease is not None and job.lease.expires_at > now:
+        raise Conflict(f"Job {job.id} is held until {job.lease.expires_at:.0f}.")
+    job = job.evolve(crashes=job.crashes + crashed)
+    if job.cancel_requested:
+        return cancel(job, now, "cancelled")
+    if now >= job.deadline_at:
+        return expire(job, now)
+    if job.crashes >= settings.max_crashes:
+        return fail(job, now, "crashed", f"The worker died {job.crashes} times while editing this photo.")
+    lease = Lease(token, now + settings.lease_s)
+    return _move(job, Status.PROCESSING, lease=lease, attempts=job.attempts + 1, claimed_at=now, progress=None)
+
+
+def beat(job: Job, token: str, now: float, progress: Progress | None, settings: JobSettings) -> Job:
+    """Renew the lease and show progress. Returns the same object while there is nothing worth a write."""
+    _held(job, token)
+    assert job.lease is not None
+    due = job.lease.expires_at - now <= settings.lease_s * 2 / 3
+    if not due and progress == job.progress:
+        return job
+    return job.evolve(lease=Lease(token, now + settings.lease_s), progress=progress)
+
+
+def complete(job: Job, token: str, now: float, outcome: Outcome) -> Job:
+    _held(job, token)
+    return _move(
+        job,
+        Status.COMPLETED,
+        lease=None,
+        progress=None,
+        finished_at=now,
+        error=None,
+        error_code=None,
+        stage_seconds=outcome.stage_seconds,
+        gpu_seconds=job.gpu_seconds + outcome.gpu_seconds,
+        cost=job.cost + outcome.cost,
+    )
+
+
+def release(job: Job, token: str) -> Job:
+    """Give a running job back unharmed, when its worker is being shut down."""
+    _held(job, token)
+    return _move(job, Status.QUEUED, lease=None, progress=None)
+
+
+def obey(job: Job, token: str, now: float, superseded: bool) -> Job:
+    """End a run that was interrupted: cancelled if that still is what is wanted, else queued to run again."""
+    _held(job, token)
+    if job.cancel_requested:
+        return cancel(job, now, "cancelled")
+    return cancel(job, now, SUPERSEDED) if superseded else release(job, token)
+
+
+def settle(job: Job, token: str, now: float, error: PawfectError, settings: JobSettings) -> Job:
+    """End a run that raised `error`: again later where that may help, failed with the reason where not."""
+    _held(job, token)
+    if not isinstance(error, TransientError):
+        return fail(job, now, error.code, error.message)
+    if isinstance(error, UNCOUNTED):
+        return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + settings.retry_backoff_s)
+    failures = job.transient_failures + 1
+    job = job.evolve(transient_failures=failures)
+    if failures >= settings.max_transient:
+        return fail(job, now, error.code, f"Failed {failures} times, the last time so: {error.message}")
+    pause = settings.retry_backoff_s * 2 ** (failures - 1)
+    return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + pause, error=error.message)
+
+
+def fail(job: Job, now: float, code: str, message: str) -> Job:
+    return _move(
+        job,
+        Status.FAILED,
+        lease=None,
+        progress=None,
+        finished_at=now,
+        error_code=code,
+        error=message,
+        dead_lettered=False,
+    )
+
+
+def expire(job: Job, now: float) -> Job:
+    waited = job.deadline_at - job.created_at
+    return fail(job, now, "deadline_exceeded", f"Not finished within {waited:.0f} s of its arrival.")
+
+
+def bury(job: Job) -> Job:
+    """Note that a failed job's dead letter is written."""
+    return job.evolve(dead_lettered=True)
+
+
+def request_cancel(job: Job, now: float) -> Job:
+    """A queued job is cancelled at once; a running one is marked, and its worker obeys within a step."""
+    if job.status is Status.QUEUED:
+        return cancel(job, now, "cancelled")
+    if job.status is not Status.PROCESSING:
+        raise Conflict(f"Job {job.id} is already {job.status}; only a queued or running job can be cancelled.")
+    return job if job.cancel_requested else job.evolve(cancel_requested=True)
+
+
+def cancel(job: Job, now: float, reason: str) -> Job:
+    return _move(
+        job, Status.CANCELLED, lease=None, progress=None, finished_at=now, error_code="cancelled", error=reason
+    )

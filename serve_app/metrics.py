@@ -1,0 +1,154 @@
+"""Every metric's name, labels, unit and buckets, and the two places they can go: Ray's endpoint or plain Python's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Protocol
+
+import prometheus_client
+
+SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
+"""Bucket bounds in seconds, from 10 ms to 10 min; fine between 10 and 60 s, where the promise to the app lies."""
+
+
+class Kind(Enum):
+    COUNTER = "counter"
+    GAUGE = "gauge"
+    HISTOGRAM = "histogram"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    name: str
+    kind: Kind
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+JOBS = Metric(
+    "pawfect_jobs_total",
+    Kind.COUNTER,
+    "Jobs that ended, by outcome: completed, failed, cancelled.",
+    ("outcome", "quality"),
+)
+ATTEMPTS = Metric(
+    "pawfect_attempts_total",
+    Kind.COUNTER,
+    "Runs, by how they ended: completed, failed, retried, cancelled, released, lost.",
+    ("result",),
+)
+STAGE_SECONDS = Metric(
+    "pawfect_stage_seconds", Kind.HISTOGRAM, "Seconds a completed job spent per stage.", ("stage", "quality")
+)
+END_TO_END_SECONDS = Metric(
+    "pawfect_end_to_end_seconds",
+    Kind.HISTOGRAM,
+    "Seconds from publishTime to the end of the job.",
+    ("outcome", "quality"),
+)
+JOBS_QUEUED = Metric("pawfect_jobs_queued", Kind.GAUGE, "Jobs waiting in the store.")
+JOBS_RUNNING = Metric("pawfect_jobs_running", Kind.GAUGE, "Jobs claimed and running.")
+OLDEST_QUEUED_SECONDS = Metric(
+    "pawfect_oldest_queued_seconds", Kind.GAUGE, "Age of the oldest queued job, 0 when none."
+)
+ENGINE_LOAD_SECONDS = Metric(
+    "pawfect_engine_load_seconds", Kind.GAUGE, "Seconds the last model load took.", ("engine",)
+)
+ENGINE_READY = Metric("pawfect_engine_ready", Kind.GAUGE, "1 while the engine's model is loaded, else 0.", ("engine",))
+ENGINE_SECONDS = Metric(
+    "pawfect_engine_seconds_total", Kind.COUNTER, "Seconds engines worked on requests.", ("engine",)
+)
+GPU_SECONDS = Metric(
+    "pawfect_gpu_seconds_total", Kind.COUNTER, "Seconds of accelerator time used by jobs.", ("engine",)
+)
+DEAD_LETTERS = Metric("pawfect_dead_letters_total", Kind.COUNTER, "Dead letters written, by reason code.", ("reason",))
+PUSHES = Metric("pawfect_pushes_total", Kind.COUNTER, "Pub/Sub pushes answered, by HTTP status.", ("status",))
+
+ALL = (
+    JOBS,
+    ATTEMPTS,
+    STAGE_SECONDS,
+    END_TO_END_SECONDS,
+    JOBS_QUEUED,
+    JOBS_RUNNING,
+    OLDEST_QUEUED_SECONDS,
+    ENGINE_LOAD_SECONDS,
+    ENGINE_READY,
+    ENGINE_SECONDS,
+    GPU_SECONDS,
+    DEAD_LETTERS,
+    PUSHES,
+)
+
+
+class Sink(Protocol):
+    def record(self, metric: Metric, value: float = 1.0, /, **labels: str) -> None:
+        """Add to a counter, set a gauge, observe in a histogram. `labels` are exactly the metric's."""
+
+
+class PlainSink:
+    """Metrics of one Python process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = prometheus_client.CollectorRegistry()
+        self._series: dict[str, Any] = {metric.name: self._make(metric) for metric in ALL}
+
+    def _make(self, metric: Metric) -> Any:
+        common: dict[str, Any] = {"labelnames": metric.labels, "registry": self.registry}
+        match metric.kind:
+            case Kind.COUNTER:
+                return prometheus_client.Counter(metric.name, metric.description, **common)
+            case Kind.GAUGE:
+                return prometheus_client.Gauge(metric.name, metric.description, **common)
+            case Kind.HISTOGRAM:
+                return prometheus_client.Histogram(metric.name, metric.description, buckets=SECONDS, **common)
+
+    def record(self, metric: Metric, value: float = 1.0, /, **labels: str) -> None:
+        series = self._series[metric.name]
+        if labels:
+            series = series.labels(**labels)
+        match metric.kind:
+            case Kind.COUNTER:
+                series.inc(value)
+            case Kind.GAUGE:
+                series.set(value)
+            case Kind.HISTOGRAM:
+                series.observe(value)
+
+    def value(self, name: str, **labels: str) -> float | None:
+        """A sample as a scraper would see it; None when it has never been recorded."""
+        return self.registry.get_sample_value(name, labels)
+
+
+class RaySink:
+    """Metrics of a Serve replica; Ray adds application, deployment and replica and exports one endpoint per node."""
+
+    def __init__(self) -> None:
+        self._series: dict[str, Any] = {}
+
+    def _get(self, metric: Metric) -> Any:
+        if metric.name not in self._series:
+            from ray.serve import metrics
+
+            common: dict[str, Any] = {"description": metric.description, "tag_keys": metric.labels}
+            match metric.kind:
+                case Kind.COUNTER:
+                    made: Any = metrics.Counter(metric.name, **common)
+                case Kind.GAUGE:
+                    made = metrics.Gauge(metric.name, **common)
+                case Kind.HISTOGRAM:
+                    made = metrics.Histogram(metric.name, boundaries=list(SECONDS), **common)
+            self._series[metric.name] = made
+        return self._series[metric.name]
+
+    def record(self, metric: Metric, value: float = 1.0, /, **labels: str) -> None:
+        series = self._get(metric)
+        match metric.kind:
+            case Kind.COUNTER:
+                if value > 0:  # Ray refuses to add nothing
+                    series.inc(value, tags=labels)
+            case Kind.GAUGE:
+                series.set(value, tags=labels)
+            case Kind.HISTOGRAM:
+                series.observe(value, tags=labels)

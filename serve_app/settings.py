@@ -1,0 +1,243 @@
+"""Every knob, typed and validated once.
+
+Values come from the environment (`PAWFECT_…`, nested with two underscores: `PAWFECT_JOBS__LEASE_S`) and from `.env`.
+The names of the services this one replaces (`ENV`, `PORT`, `PROJECT_ID`, …) are accepted as aliases. The tree is frozen
+and travels to the replicas as it is: a replica never reads the environment again.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from serve_app.errors import ConfigurationError
+
+PREFIX = "PAWFECT_"
+DEFAULT_PROMPT = "seamless natural background matching surrounding area, photorealistic, no leash, no rope, no cord"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Quality(Section):
+    """One row of the quality table: which engine does the work and how hard it tries."""
+
+    engine: Literal["draft", "flux"]
+    steps: int = Field(ge=1, le=200, description="denoising steps; a one-shot engine ignores it")
+    guidance: float = Field(ge=0, le=100, description="guidance scale; a one-shot engine ignores it")
+    detail: float = Field(gt=0, le=1, description="model pixels per photo pixel, at most")
+    max_megapixels: float = Field(gt=0, le=1, description="size of a crop, in units of 2^20 model pixels, at most")
+
+
+DEFAULT_QUALITIES: dict[str, Quality] = {
+    "draft": Quality(engine="draft", steps=1, guidance=0, detail=1.0, max_megapixels=1.0),
+    "low": Quality(engine="flux", steps=12, guidance=30, detail=0.5, max_megapixels=0.25),
+    "medium": Quality(engine="flux", steps=20, guidance=30, detail=1.0, max_megapixels=0.5625),
+    "high": Quality(engine="flux", steps=28, guidance=30, detail=1.0, max_megapixels=1.0),
+}
+
+
+class EditingSettings(Section):
+    mask_dilation: float = Field(
+        0.003, ge=0, le=0.1, description="how far the mask is grown, as a share of the photo's long edge"
+    )
+    context_px: int = Field(64, ge=16, le=256, description="model pixels of context kept around the mask")
+
+
+class PhotoSettings(Section):
+    max_bytes: int = Field(
+        50 * 2**20, ge=1024, description="largest original or mask, in bytes, checked before reading"
+    )
+    max_pixels: int = Field(
+        64_000_000, ge=1_000_000, description="largest photo, in pixels, checked before decoding (decompression bombs)"
+    )
+    jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of edited.jpg")
+    preview_long_edge: int = Field(512, ge=16, le=4096, description="long edge of preview.jpg, in pixels")
+    preview_quality: int = Field(85, ge=1, le=100, description="JPEG quality of preview.jpg")
+
+
+class JobSettings(Section):
+    lease_s: float = Field(
+        30, gt=0, description="a worker that stays silent for so long loses its job to another, in seconds"
+    )
+    deadline_s: float = Field(3600, gt=0, description="a job not finished so long after it came is failed, in seconds")
+    max_crashes: int = Field(3, ge=1, description="runs that may end in a crash before the job is failed")
+    max_transient: int = Field(5, ge=1, description="runs that may fail transiently before the job is failed")
+    retry_backoff_s: float = Field(
+        2, ge=0, description="pause before a transiently failed job runs again; doubles, in seconds"
+    )
+    claim_poll_s: float = Field(0.5, gt=0, description="how often an idle Editor looks for work, in seconds")
+    slots: int = Field(4, ge=1, le=256, description="jobs one Editor holds at a time")
+    urgent_slots: int = Field(2, ge=0, description="of those, places that only urgent jobs may take")
+    run_timeout_s: float = Field(600, gt=0, description="one run of a job, all stages, at most, in seconds")
+    push_wait_s: float = Field(
+        570, gt=0, le=600, description="a push still waiting is answered 503 then; below the ack deadline of 600 s"
+    )
+    progress_interval_s: float = Field(1, ge=0, description="progress is written at most this often, in seconds")
+
+    @model_validator(mode="after")
+    def _leave_a_slot_for_everyone(self) -> Self:
+        if self.urgent_slots >= self.slots:
+            raise ValueError(f"urgent_slots ({self.urgent_slots}) must be smaller than slots ({self.slots})")
+        return self
+
+
+class EngineSettings(Section):
+    load_timeout_s: float = Field(
+        600, gt=0, description="a model not loaded by then is failed and its replica replaced, in seconds"
+    )
+    load_backoff_s: float = Field(
+        1, gt=0, description="pause after a transient load error; doubles up to 30, in seconds"
+    )
+    hang_timeout_s: float = Field(
+        120, gt=0, description="an engine busy with one step for so long is replaced, in seconds"
+    )
+    gpu_hour_usd: float = Field(0.71, ge=0, description="price of one GPU hour, for the cost of a job, in US dollars")
+    weights_dir: Path = Field(Path("~/.cache/pawfect/weights"), description="folder the pinned weights are kept in")
+    draft_threads: int = Field(0, ge=0, le=256, description="threads of the draft engine; 0 = one per core")
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        env_file=".env",
+        extra="ignore",
+        frozen=True,
+        populate_by_name=True,
+    )
+
+    env: Literal["local", "gcp"] = Field(
+        "local",
+        validation_alias=AliasChoices("PAWFECT_ENV", "ENV"),
+        description="local: SQLite, a folder and loopback; gcp: Firestore, Cloud Storage and Pub/Sub",
+    )
+    port: int = Field(
+        8000, ge=1, le=65535, validation_alias=AliasChoices("PAWFECT_PORT", "PORT"), description="HTTP port"
+    )
+    metrics_port: int = Field(8080, ge=0, le=65535, description="Prometheus port; 0 = any free one")
+    data_dir: Path = Field(Path("data"), description="local: folder of the database and the photos")
+    service_name: str = Field(
+        "pawfect",
+        validation_alias=AliasChoices("PAWFECT_SERVICE_NAME", "SERVICE_NAME"),
+        description="name in logs and traces",
+    )
+    project_id: str | None = Field(
+        None, validation_alias=AliasChoices("PAWFECT_PROJECT_ID", "PROJECT_ID"), description="gcp: project"
+    )
+    region: str = Field(
+        "us-east4", validation_alias=AliasChoices("PAWFECT_REGION", "REGION"), description="gcp: region"
+    )
+    hf_token: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("PAWFECT_HF_TOKEN", "HF_TOKEN"),
+        description="token for gated weights on the model hub",
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="least severe line that is logged"
+    )
+    prompt: str = Field(DEFAULT_PROMPT, min_length=1, max_length=2000, description="prompt of a job that brings none")
+    quality: str = Field("draft", description="quality of a job that asks for auto or nothing; a row of qualities")
+    qualities: dict[str, Quality] = Field(
+        default_factory=lambda: dict(DEFAULT_QUALITIES),
+        description="the quality table, as JSON; rows given here replace the shipped ones",
+    )
+    editing: EditingSettings = EditingSettings()
+    photos: PhotoSettings = PhotoSettings()
+    jobs: JobSettings = JobSettings()
+    engines: EngineSettings = EngineSettings()
+
+    @field_validator("qualities", mode="before")
+    @classmethod
+    def _keep_the_shipped_rows(cls, given: Any) -> Any:
+        return {**DEFAULT_QUALITIES, **given} if isinstance(given, dict) else given
+
+    @model_validator(mode="after")
+    def _have_the_default_quality(self) -> Self:
+        if self.quality not in self.qualities:
+            raise ValueError(f"quality '{self.quality}' is not a row of qualities ({', '.join(self.qualities)})")
+        return self
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the environment and `.env`; `given` wins over both.
+
+    Raises ConfigurationError with one sentence per wrong value, each naming the variable and what it accepts.
+    """
+    try:
+        _refuse_unknown_names(os.environ)
+        return Settings(**given)
+    except ValidationError as error:
+        raise ConfigurationError(" ".join(_describe(detail) for detail in error.errors())) from None
+    except SettingsError as error:  # a value that should be JSON and is not
+        raise ConfigurationError(f"{error}: {error.__cause__}.") from None
+
+
+def _describe(detail: Any) -> str:
+    path = [str(part) for part in detail["loc"]]
+    name = path[0].upper() if path[0].startswith(PREFIX) or path[0].isupper() else PREFIX + "__".join(path).upper()
+    shown = "" if isinstance(detail.get("input"), dict) else f" (got {detail.get('input')!r})"
+    return f"{name}: {detail['msg'].removeprefix('Value error, ')}{shown}."
+
+
+def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
+    known = {name for name, *_ in describe_settings()}
+    for name in environment:
+        if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "QUALITIES__"):
+            close = difflib.get_close_matches(name, known, n=1)
+            raise ConfigurationError(f"{name} is not a setting." + (f" Did you mean {close[0]}?" if close else ""))
+
+
+def describe_settings() -> list[tuple[str, str, str, str]]:
+    """One row per setting: variable, other accepted names (comma-separated), default as in `.env`, description."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            for inner, inner_field in field.annotation.model_fields.items():
+                variable = f"{PREFIX}{name}__{inner}".upper()
+                rows.append((variable, "", _write(inner_field.default), inner_field.description or ""))
+            continue
+        aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
+        others = ", ".join(str(alias) for alias in aliases if not str(alias).startswith(PREFIX))
+        default = "" if name == "qualities" else _write(field.default)
+        rows.append((f"{PREFIX}{name}".upper(), others, default, field.description or ""))
+    return rows
+
+
+def _write(default: Any) -> str:
+    return "" if default is None else str(default)
+
+
+def write_env_example() -> str:
+    """The text of `.env.example`: every setting at its default, commented out."""
+    lines = ["# Every setting with its default. Copy to .env and uncomment what you change."]
+    for variable, others, default, description in describe_settings():
+        also = f" (also: {others})" if others else ""
+        lines += ["", f"# {description}{also}", f"# {variable}={default}"]
+    return "\n".join(lines) + "\n"
+
+
+def write_table() -> str:
+    """The README's configuration table, as Markdown."""
+    lines = ["| variable | default | what it is |", "| --- | --- | --- |"]
+    for variable, others, default, description in describe_settings():
+        also = f" (also `{others}`)" if others else ""
+        shown = f"`{default}`" if default else "–"
+        lines.append(f"| `{variable}`{also} | {shown} | {description} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,31 @@
+"""The stores that the configured environment calls for, opened once per process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_app.errors import ConfigurationError
+from serve_app.jobs.dead_letters import DeadLetters
+from serve_app.jobs.sqlite import SqliteDatabase, SqliteDeadLetters, SqliteJobStore
+from serve_app.jobs.store import JobStore
+from serve_app.photos.folder import FolderPhotoStore
+from serve_app.photos.store import PhotoStore
+from serve_app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    jobs: JobStore
+    dead_letters: DeadLetters
+    photos: PhotoStore
+
+
+def open_stores(settings: Settings) -> Stores:
+    """The stores that the environment calls for. Raises ConfigurationError when they cannot be had."""
+    if settings.env == "gcp":
+        raise ConfigurationError(
+            "ENV=gcp needs the Firestore and Cloud Storage adapters, which this version does not have; use ENV=local."
+        )
+    root = settings.data_dir.expanduser().resolve()
+    database = SqliteDatabase(root / "pawfect.db")
+    return Stores(SqliteJobStore(database), SqliteDeadLetters(database), FolderPhotoStore(root / "photos"))

@@ -1,0 +1,248 @@
+"""What every job store promises, whatever it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app.errors import Conflict, LeaseLost
+from serve_app.jobs import session_view, transitions
+from serve_app.jobs.model import Job, Parameters, Priority, Session, Status
+from serve_app.jobs.session_view import Document
+from serve_app.jobs.store import Write
+from serve_app.settings import JobSettings
+from serve_app.stores import Stores
+
+SETTINGS = JobSettings()
+SESSION = Session("user", "session")
+OUTCOME = transitions.Outcome({"engine": 1.0}, "draft", 1.0, 0.0, 0.0)
+
+
+def make_job(name: str = "a", **changes: Any) -> Job:
+    job = Job(
+        id=f"edit-{name}",
+        session=SESSION,
+        original_generation="1",
+        mask_generation="2",
+        parameters=Parameters("draft", "grass", 1, 0.0),
+        created_at=100.0,
+        published_at=100.0,
+        deadline_at=5000.0,
+        deliveries=("m1",),
+    )
+    return job.evolve(**changes)
+
+
+async def submit(stores: Stores, job: Job) -> Job:
+    stored = await stores.jobs.change(
+        job.id, job.session, lambda _job, _document: Write(job, session_view.describe(job))
+    )
+    assert stored is not None
+    return stored
+
+
+async def claim(stores: Stores, now: float, token: str = "t", *, urgent_only: bool = False) -> Job | None:
+    def decide(job: Job | None, _document: Document | None) -> Write:
+        assert job is not None
+        return Write(transitions.claim(job, token, now, SETTINGS))
+
+    return await stores.jobs.claim(now, decide, urgent_only=urgent_only)
+
+
+async def end(stores: Stores, job: Job, change: transitions.End, token: str = "t", now: float = 200.0) -> Job:
+    def decide(found: Job | None, _document: Document | None) -> Write:
+        assert found is not None
+        return Write(change(found, token, now, False))
+
+    ended = await stores.jobs.change(job.id, job.session, decide)
+    assert ended is not None
+    return ended
+
+
+async def test_what_was_written_is_read_back_with_its_version_counted(stores: Stores) -> None:
+    job = await submit(stores, make_job())
+    assert job.version == 1
+    assert await stores.jobs.get(job.id) == job
+    assert await stores.jobs.get("edit-unknown") is None
+
+
+async def test_a_decision_that_raises_writes_nothing(stores: Stores) -> None:
+    job = await submit(stores, make_job())
+
+    def refuse(_job: Job | None, _document: Document | None) -> Write:
+        raise Conflict("no")
+
+    with pytest.raises(Conflict, match="no"):
+        await stores.jobs.change(job.id, SESSION, refuse)
+    assert await stores.jobs.get(job.id) == job
+
+
+async def test_a_decision_for_nothing_leaves_the_version(stores: Stores) -> None:
+    job = await submit(stores, make_job())
+    assert await stores.jobs.change(job.id, SESSION, lambda _job, _document: None) == job
+
+
+async def test_sessions_are_merged_and_never_created(stores: Stores) -> None:
+    await submit(stores, make_job())
+    assert await stores.jobs.get_session(SESSION) is None
+    await put_session(stores, SESSION, {"petName": "Rex", "processingStatus": "new"})
+    await submit(stores, make_job())
+    document = await stores.jobs.get_session(SESSION)
+    assert document is not None
+    assert (document["petName"], document["processingStatus"]) == ("Rex", "processing")
+    assert document["jobId"] == "edit-a"
+    assert not await stores.jobs.merge_session(Session("user", "none"), lambda _document: {"a": 1})
+    assert await stores.jobs.get_session(Session("user", "none")) is None
+    assert await stores.jobs.merge_session(SESSION, lambda document: {"seen": document["petName"]})
+    merged = await stores.jobs.get_session(SESSION)
+    assert merged == {**document, "seen": "Rex"}
+
+
+async def put_session(stores: Stores, session: Session, document: dict[str, Any]) -> None:
+    await stores.jobs.put_session(session, document)  # type: ignore[attr-defined]
+
+
+async def test_claims_go_by_priority_then_age(stores: Stores) -> None:
+    await submit(stores, make_job("late", created_at=103.0))
+    await submit(stores, make_job("low", created_at=100.0, priority=Priority.LOW))
+    await submit(stores, make_job("early", created_at=101.0))
+    await submit(stores, make_job("urgent", created_at=104.0, priority=Priority.URGENT))
+    order = [job.id async for job in _claim_all(stores)]
+    assert order == ["edit-urgent", "edit-early", "edit-late", "edit-low"]
+
+
+async def _claim_all(stores: Stores) -> Any:
+    while (job := await claim(stores, 110.0)) is not None:
+        yield job
+
+
+async def test_urgent_places_take_urgent_jobs_only(stores: Stores) -> None:
+    await submit(stores, make_job("normal"))
+    assert await claim(stores, 110.0, urgent_only=True) is None
+    await submit(stores, make_job("urgent", priority=Priority.URGENT))
+    job = await claim(stores, 110.0, urgent_only=True)
+    assert job is not None
+    assert job.id == "edit-urgent"
+
+
+async def test_a_pause_before_the_next_run_is_kept(stores: Stores) -> None:
+    await submit(stores, make_job(not_before=120.0))
+    assert await claim(stores, 119.9) is None
+    assert await claim(stores, 120.0) is not None
+
+
+async def test_a_lease_protects_until_it_runs_out_and_then_the_loser_cannot_write(stores: Stores) -> None:
+    await submit(stores, make_job())
+    first = await claim(stores, 110.0, "first")
+    assert first is not None
+    assert await claim(stores, 110.0 + SETTINGS.lease_s - 0.1, "second") is None
+    second = await claim(stores, 110.0 + SETTINGS.lease_s, "second")
+    assert second is not None
+    assert (second.attempts, second.crashes) == (2, 1)
+    with pytest.raises(LeaseLost):
+        await end(stores, first, transitions.completing(OUTCOME), "first")
+    ended = await end(stores, second, transitions.completing(OUTCOME), "second")
+    assert ended.status is Status.COMPLETED
+
+
+async def test_racing_claims_in_one_process_have_one_winner(stores: Stores) -> None:
+    await submit(stores, make_job())
+    claims = await asyncio.gather(*(claim(stores, 110.0, f"t{i}") for i in range(20)))
+    assert sum(job is not None for job in claims) == 1
+
+
+async def test_backlog_counts_and_ages(stores: Stores) -> None:
+    empty = await stores.jobs.backlog(200.0)
+    assert (empty.queued, empty.running, empty.oldest_s) == (0, 0, 0.0)
+    for name, created in (("a", 100.0), ("b", 150.0), ("c", 160.0)):
+        await submit(stores, make_job(name, created_at=created))
+    await claim(stores, 170.0)
+    backlog = await stores.jobs.backlog(200.0)
+    assert (backlog.queued, backlog.running, backlog.oldest_s) == (2, 1, 50.0)
+
+
+async def test_find_by_status_deadline_and_dead_letter(stores: Stores) -> None:
+    await submit(stores, make_job("late", deadline_at=150.0))
+    await submit(stores, make_job("fine"))
+    overdue = await stores.jobs.find(status=Status.QUEUED, limit=10, before_deadline=151.0)
+    assert [job.id for job in overdue] == ["edit-late"]
+    failed = transitions.fail(make_job("bad"), 120.0, "mask_empty", "nothing is white")
+    await submit(stores, failed)
+    await submit(stores, transitions.bury(failed.evolve(id="edit-buried")))
+    found = await stores.jobs.find(status=Status.FAILED, limit=10, dead_lettered=False)
+    assert [job.id for job in found] == ["edit-bad"]
+
+
+async def test_a_watch_shows_changes_and_ends_with_the_job(stores: Stores) -> None:
+    await submit(stores, make_job())
+    seen: list[Status] = []
+
+    async def watch() -> None:
+        async for job in stores.jobs.watch("edit-a"):
+            seen.append(job.status)
+
+    watching = asyncio.create_task(watch())
+    while seen != [Status.QUEUED]:
+        await asyncio.sleep(0.01)
+    job = await claim(stores, 110.0)
+    assert job is not None
+    while Status.PROCESSING not in seen:
+        await asyncio.sleep(0.01)
+    await end(stores, job, transitions.completing(OUTCOME))
+    await asyncio.wait_for(watching, 10)
+    assert seen[-1] is Status.COMPLETED
+
+
+async def test_a_watch_of_an_unknown_job_ends_at_once(stores: Stores) -> None:
+    assert [job async for job in stores.jobs.watch("edit-none")] == []
+
+
+_RACER = """
+import asyncio, sys
+from pathlib import Path
+from tests.contract.conftest import STORES
+from tests.contract.test_job_store import claim
+
+async def main(kind, root, token):
+    async with STORES[kind](Path(root)) as stores:
+        print("ready", flush=True)
+        sys.stdin.readline()
+        while (job := await claim(stores, 110.0, token)) is not None:
+            print(job.id, flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_claims_race_from_several_processes_and_each_job_has_one_winner(
+    stores: Stores, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    names = [f"job-{i:02}" for i in range(30)]
+    for name in names:
+        await submit(stores, make_job(name))
+    kind = request.node.callspec.params["stores"]
+    racers = [
+        await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-c",
+            _RACER,
+            kind,
+            str(tmp_path),
+            f"racer-{i}",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        for i in range(3)
+    ]
+    for racer in racers:
+        assert racer.stdout is not None
+        assert await racer.stdout.readline() == b"ready\n"
+    outputs = await asyncio.gather(*(racer.communicate(b"go\n") for racer in racers))
+    assert [racer.returncode for racer in racers] == [0, 0, 0]
+    won = [line for out, _ in outputs for line in out.decode().split()]
+    assert sorted(won) == sorted(f"edit-{name}" for name in names)
