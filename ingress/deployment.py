@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import ApplicationStatus
 
 from ingress.api import create_app
 from ingress.services import Services
@@ -20,6 +22,8 @@ from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging
 
+DELETION_POLL_S = 1.0
+"""How often a replica asks Serve whether the application is being deleted."""
 EDITOR_ANSWER_S = 3.0
 """An Editor answers in milliseconds; longer means that there is none yet, or that its loop is blocked."""
 
@@ -31,14 +35,15 @@ class IngressShell:
         self._editor = editor
         self._clock = SystemClock()
         self._stores = open_stores(settings)
+        self._jobs = JobService(self._stores.jobs, self._stores.photos, settings, self._clock)
+        self._deletion = asyncio.create_task(self._notice_deletion(), name="notice-deletion")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        stores = self._stores
         return create_app(
             Services(
                 settings=self._settings,
-                jobs=JobService(stores.jobs, stores.photos, self._settings, self._clock),
-                dead_letters=stores.dead_letters,
+                jobs=self._jobs,
+                dead_letters=self._stores.dead_letters,
                 readiness=self._assess,
                 nudge=self._nudge,
                 sink=RaySink(),
@@ -48,6 +53,18 @@ class IngressShell:
 
     def _nudge(self) -> None:
         self._editor.nudge.remote()
+
+    async def _notice_deletion(self) -> None:
+        """Serve stops all deployments of an application at once and tells none of them; requests that wait for a job
+        which no Editor will claim any more would hold this replica until it is killed."""
+        name = serve.get_replica_context().app_name
+        while True:
+            await asyncio.sleep(DELETION_POLL_S)
+            with contextlib.suppress(Exception):  # the controller may be gone first
+                status = await asyncio.to_thread(serve.status)
+                if status.applications[name].status == ApplicationStatus.DELETING:
+                    self._jobs.stop_waiting()
+                    return
 
     async def _assess(self) -> Readiness:
         engine = self._settings.qualities[self._settings.quality].engine

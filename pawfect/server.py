@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from serve_app.settings import Settings
 
 CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
 LOOPBACK = "127.0.0.1"
+DRAIN_S = 240.0
+"""Above the sum of the deployments' graceful_shutdown_timeout_s, which end one after the other."""
 OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's share of memory for what passes between replicas: crops of a few megabytes each."""
 
@@ -27,17 +30,19 @@ def run(settings: Settings, config: Path = CONFIG) -> None:
     """
     plan = read_config(config)
     _refuse_taken_port(settings.port)
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(name, lambda *_: stop.set())
     # Without a mode Ray writes a token file into the home directory, which later breaks its own command line.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _start(settings, plan)
+    stop = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):  # after Ray's start, which sets handlers of its own
+        signal.signal(name, lambda *_: stop.set())
     print(f"serving on http://{LOOPBACK}:{settings.port}, data in {settings.data_dir}", flush=True)
     stop.wait()
+    for name in (signal.SIGTERM, signal.SIGINT):  # a second signal does not wait
+        signal.signal(name, signal.SIG_DFL)
     print("draining", flush=True)
-    _stop()
+    _stop(plan["name"])
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -78,10 +83,18 @@ def _start(settings: Settings, plan: dict[str, Any]) -> None:
     serve.run(compose(settings, plan["options"]), name=plan["name"], route_prefix="/")
 
 
-def _stop() -> None:
+def _stop(application: str) -> None:
+    """First the application, in the order of its calls, while the proxy still answers those who wait; then the rest."""
     import ray
     from ray import serve
 
+    give_up_at = time.monotonic() + DRAIN_S
+    while time.monotonic() < give_up_at:
+        try:
+            serve.delete(application)
+            break
+        except TimeoutError:
+            print("still draining", flush=True)
     serve.shutdown()
     ray.shutdown()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from serve_app.errors import ConfigurationError
@@ -18,6 +19,7 @@ class Stores:
     jobs: JobStore
     dead_letters: DeadLetters
     photos: PhotoStore
+    close: Callable[[], Awaitable[None]]
 
 
 def open_stores(settings: Settings) -> Stores:
@@ -28,4 +30,10 @@ def open_stores(settings: Settings) -> Stores:
         )
     root = settings.data_dir.expanduser().resolve()
     database = SqliteDatabase(root / "pawfect.db")
-    return Stores(SqliteJobStore(database), SqliteDeadLetters(database), FolderPhotoStore(root / "photos"))
+    jobs = SqliteJobStore(database)
+
+    async def close() -> None:
+        await jobs.close()
+        database.close()
+
+    return Stores(jobs, SqliteDeadLetters(database), FolderPhotoStore(root / "photos"), close)

@@ -36,7 +36,10 @@ _ROUNDING = 2  # model pixels of context that pay for a box of whole photo pixel
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """`box` is cut out of the photo and scaled to `size` (width, height; multiples of 16); `target` bounds the owned mask."""
+    """`box` is cut out of the photo and scaled to `size` (width, height; multiples of 16).
+
+    `target` bounds the masked pixels this region owns.
+    """
 
     box: Box
     size: tuple[int, int]
@@ -84,7 +87,7 @@ class _Ladder:
         self._fits: dict[Box, tuple[tuple[int, int], float]] = {}
 
     def cost(self, target: Box) -> float:
-        """Model pixels a target takes at full detail, plus what any crop costs; counts lost detail as if it were paid."""
+        """Model pixels for a target, counting lost detail as if it were paid for, plus what any crop costs."""
         (width, height), density = self._fit(target)
         return width * height * max(1.0, self._detail / density) ** 2 + _CROP_COST
 
@@ -105,7 +108,7 @@ class _Ladder:
         return self._fits[target]
 
     def _densities(self, target: Box, axis: int) -> NDArray[np.float64]:
-        """Per edge length, the greatest density at which target and context fit; -1 where the photo is too small for it.
+        """Per edge length, the greatest density at which target and context fit; -1 where the photo is too small.
 
         At density s the target with its context takes min over the four sums below of s·length + context, because
         context ends at the photo's edge.
@@ -139,7 +142,7 @@ def _quality(quality: Quality | str) -> Quality:
 
 
 def _parts(mask: NDArray[np.generic], grow_px: int) -> list[Box]:
-    """Bounding boxes of what lies together, exact and disjoint, at most _MAX_PARTS: crowds of specks are looked at coarsely."""
+    """Bounding boxes of what lies together, exact and disjoint; crowds of specks are looked at ever more coarsely."""
     flat = mask.view(np.uint8) if mask.dtype.itemsize == 1 else (mask != 0).view(np.uint8)
     height, width = flat.shape
     cell = max(1, -(-max(width, height) // _GRID))

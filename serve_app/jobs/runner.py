@@ -146,14 +146,15 @@ class Runner:
             await _stop(work, keep)
             await self._finish(hold, lambda job, token, _now, _superseded: transitions.release(job, token))
             return
-        interruption = keep.result() if keep.done() else None
-        await _stop(keep) if work.done() else await _stop(work, keep)
-        if work.done() and not work.cancelled():
+        if work.done():
+            await _stop(keep)
             await self._finish(hold, work.result())
-        elif interruption is not Interruption.LOST:
-            await self._finish(hold, transitions.obey)
-        else:
+            return
+        await _stop(work)
+        if keep.result() is Interruption.LOST:
             self._sink.record(metrics.ATTEMPTS, result="lost")
+        else:
+            await self._finish(hold, transitions.obey)
 
     async def _work(self, hold: Hold) -> transitions.End:
         """Run the job and return how it ended; never raises but for cancellation."""

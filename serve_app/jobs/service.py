@@ -1,4 +1,4 @@
-"""What the outside may do with jobs: submit, get, cancel, watch, wait. Holds no state of its own."""
+"""What the outside may do with jobs: submit, get, cancel, watch, wait."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from serve_app.settings import Settings
 
 OUTAGE_PAUSE_S = 1.0
 """Pause of a waiting request before it asks a store again that did not answer."""
+
+STOP_POLL_S = 0.5
+"""How often a waiting request looks, while the service stops, whether its job has gone back to the queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class JobService:
         self._photos = photos
         self._settings = settings
         self._clock = clock
+        self._stopping = asyncio.Event()
 
     async def submit(self, order: EditOrder) -> Job:
         """Accept an order, idempotently; once this returns the job survives any crash.
@@ -122,20 +126,40 @@ class JobService:
     def watch(self, job_id: str) -> AsyncIterator[Job]:
         return self._store.watch(job_id)
 
+    def stop_waiting(self) -> None:
+        """From now on nobody waits for a job that no worker has: the workers are being stopped, too."""
+        self._stopping.set()
+
     async def wait(self, job_id: str, timeout_s: float) -> Job | None:
         """The job once it has a final status; None if that takes longer. An outage of the store is waited out."""
+        ended = asyncio.create_task(self._follow(job_id))
+        left_alone = asyncio.create_task(self._notice_stop(job_id))
         try:
-            async with asyncio.timeout(timeout_s):
-                while True:
-                    try:
-                        async for job in self._store.watch(job_id):
-                            if job.status.is_final:
-                                return job
-                        return None
-                    except StoreUnavailable:
-                        await asyncio.sleep(OUTAGE_PAUSE_S)
-        except TimeoutError:
-            return None
+            await asyncio.wait({ended, left_alone}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            return ended.result() if ended.done() else None
+        finally:
+            for task in (ended, left_alone):
+                task.cancel()
+            await asyncio.gather(ended, left_alone, return_exceptions=True)
+
+    async def _follow(self, job_id: str) -> Job | None:
+        while True:
+            try:
+                async for job in self._store.watch(job_id):
+                    if job.status.is_final:
+                        return job
+                return None
+            except StoreUnavailable:
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+
+    async def _notice_stop(self, job_id: str) -> None:
+        """Returns when work is being stopped and the job lies in the queue, where it stays until the next start."""
+        await self._stopping.wait()
+        while True:
+            job = await self._store.get(job_id)
+            if job is None or job.status is Status.QUEUED:
+                return
+            await asyncio.sleep(STOP_POLL_S)
 
 
 def _show(job: Job, document: Document | None) -> dict[str, object] | None:

@@ -5,26 +5,18 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from serve_app.jobs.sqlite import SqliteDatabase, SqliteDeadLetters, SqliteJobStore
-from serve_app.photos.folder import FolderPhotoStore
-from serve_app.stores import Stores
-
-Put = Callable[[Any, dict[str, Any]], Any]
+from serve_app.settings import Settings
+from serve_app.stores import Stores, open_stores
 
 
 @asynccontextmanager
 async def open_embedded(root: Path) -> AsyncIterator[Stores]:
-    database = SqliteDatabase(root / "pawfect.db")
-    jobs = SqliteJobStore(database)
-    try:
-        yield Stores(jobs, SqliteDeadLetters(database), FolderPhotoStore(root / "photos"))
-    finally:
-        await jobs.close()
-        database.close()
+    stores = open_stores(Settings(data_dir=root))
+    yield stores
+    await stores.close()
 
 
 STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Stores]]] = {"embedded": open_embedded}

@@ -1,0 +1,62 @@
+"""The real service, started once: Ray Serve, the HTTP proxy, the draft engine with its weights, stores on disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pawfect.client import Client
+from pawfect.service_process import ServiceProcess
+from pawfect.sessions import Backend
+from serve_app.errors import WeightsUnavailable
+from serve_app.jobs.model import Session
+from serve_app.settings import Settings
+from serve_app.weights import locate
+
+ENVIRONMENT = {"PAWFECT_JOBS__PROGRESS_INTERVAL_S": "0.1"}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weights() -> None:
+    try:
+        locate("migan", Settings().engines.weights_dir.expanduser())
+    except WeightsUnavailable as error:
+        pytest.skip(error.message)
+
+
+@dataclass(frozen=True)
+class Running:
+    process: ServiceProcess
+    data: Path
+
+
+@pytest.fixture(scope="session")
+def service(tmp_path_factory: pytest.TempPathFactory, weights: None) -> Iterator[Running]:
+    root = tmp_path_factory.mktemp("service")
+    with ServiceProcess(root / "data", root / "service.log", environment=ENVIRONMENT) as process:
+        asyncio.run(process.wait_ready())
+        yield Running(process, root / "data")
+
+
+@pytest.fixture
+async def client(service: Running) -> AsyncIterator[Client]:
+    async with Client(service.process.url) as client:
+        yield client
+
+
+@pytest.fixture
+def backend(service: Running) -> Iterator[Backend]:
+    backend = Backend(service.data)
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> Session:
+    """A session of the test's own."""
+    name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
+    return Session("acceptance", name[-100:])

@@ -1,0 +1,177 @@
+"""The main job over HTTP on the real service: what a subscription and an internal caller see."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import socket
+import uuid
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from PIL import Image, ImageFilter
+
+from pawfect.client import Client
+from pawfect.demo import SAMPLE
+from pawfect.sessions import Backend
+from serve_app.jobs.model import Session
+from tests.acceptance.conftest import Running
+from tests.photos import make_mask, make_photo
+
+pytestmark = pytest.mark.serve
+
+
+def ids(session: Session) -> dict[str, str]:
+    return {"userId": session.user_id, "sessionId": session.session_id}
+
+
+def name_message() -> str:
+    return f"m-{uuid.uuid4().hex}"
+
+
+def open_pixels(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(np.float64)
+
+
+async def test_the_leash_is_gone_and_nothing_else_changed(client: Client, backend: Backend, session: Session) -> None:
+    original, mask = (SAMPLE / "original.jpg").read_bytes(), (SAMPLE / "mask_auto.png").read_bytes()
+    await backend.create(session, original, mask, {"petName": "Rocky"})
+    assert await client.push(name_message(), ids(session)) == 204
+    document = await backend.read(session)
+    assert document is not None
+    assert (document["processingStatus"], document["petName"]) == ("completed", "Rocky")
+    before, after = open_pixels(original), open_pixels(await backend.download(document["editedImagePath"]))
+    truth = open_pixels((SAMPLE / "ground_truth.jpg").read_bytes())
+    masked = np.asarray(Image.open(io.BytesIO(mask)).convert("L")) > 127
+    near = Image.fromarray(masked).convert("L").filter(ImageFilter.MaxFilter(33))
+    kept = np.asarray(near) == 0
+    assert np.abs(after - before)[kept].max() <= 24, "only the JPEG encoder may touch what the mask leaves out"
+    assert np.abs(after - before)[kept].mean() < 1
+    error_before = np.sqrt(((before - truth)[masked] ** 2).mean())
+    error_after = np.sqrt(((after - truth)[masked] ** 2).mean())
+    assert error_after < error_before / 2, "under the mask it is now the photo as it was without the leash"
+    red = (after[..., 0] - after[..., 1:].max(axis=2))[masked]
+    assert (red > 60).mean() < 0.001, "no strap is left"
+    preview = Image.open(io.BytesIO(await backend.download(document["previewImagePath"])))
+    assert (preview.format, max(preview.size)) == ("JPEG", 512)
+
+
+async def test_two_pushes_of_one_message_at_once_are_one_edit(
+    client: Client, backend: Backend, session: Session
+) -> None:
+    await backend.create(session, make_photo(), make_mask())
+    message = name_message()
+    assert await asyncio.gather(client.push(message, ids(session)), client.push(message, ids(session))) == [204, 204]
+    view = (await client.show(session.user_id, session.session_id)).json()
+    assert (view["job"]["status"], view["job"]["attempts"]) == ("completed", 1)
+    generation = await backend.generation(session.edited_path)
+    assert await client.push(message, ids(session)) == 204
+    assert await backend.generation(session.edited_path) == generation
+
+
+async def test_progress_is_seen_while_the_engine_works(client: Client, backend: Backend, session: Session) -> None:
+    original, mask = (SAMPLE / "original.jpg").read_bytes(), (SAMPLE / "mask_auto.png").read_bytes()
+    await backend.create(session, original, mask)
+    push = asyncio.create_task(client.push(name_message(), ids(session)))
+    stages = set()
+    while not push.done():
+        view = (await client.show(session.user_id, session.session_id)).json()
+        if view["progress"]:
+            stages.add(view["progress"]["stage"])
+        await asyncio.sleep(0.05)
+    assert await push == 204
+    assert "engine" in stages
+
+
+async def test_a_dropped_push_does_not_stop_the_edit(
+    service: Running, client: Client, backend: Backend, session: Session
+) -> None:
+    original, mask = (SAMPLE / "original.jpg").read_bytes(), (SAMPLE / "mask_auto.png").read_bytes()
+    await backend.create(session, original, mask)
+    push = asyncio.create_task(client.push(name_message(), ids(session)))
+    async with asyncio.timeout(30):
+        while (await client.show(session.user_id, session.session_id)).json()["processingStatus"] != "processing":
+            await asyncio.sleep(0.05)
+        push.cancel()
+        while (view := (await client.show(session.user_id, session.session_id)).json())["job"]["status"] != "completed":
+            await asyncio.sleep(0.1)
+    assert view["job"]["attempts"] == 1
+
+
+async def test_cancel_reaches_a_running_edit(client: Client, backend: Backend, session: Session) -> None:
+    # A mask of everything on a large photo: seconds of work in several crops' worth of pixels.
+    await backend.create(session, make_photo(2000, 1500), make_mask(2000, 1500, (0, 0, 2000, 1500)))
+    edit = asyncio.create_task(client.edit(session.user_id, session.session_id))
+    async with asyncio.timeout(30):
+        while True:
+            view = (await client.show(session.user_id, session.session_id)).json()
+            if view["job"] and view["job"]["status"] == "processing":
+                break
+            await asyncio.sleep(0.02)
+    answer = await client.cancel(session.user_id, session.session_id)
+    response = await edit
+    if answer.status_code == 202 and response.status_code == 409:
+        assert response.json()["detail"] == "The edit was cancelled."
+        assert await backend.generation(session.edited_path) == ""
+    else:  # the edit was faster than the cancellation, and says so
+        assert (answer.status_code, response.status_code) in {(202, 200), (409, 200)}
+
+
+async def test_the_direct_route_does_the_same_job(client: Client, backend: Backend, session: Session) -> None:
+    await backend.create(session, make_photo(), make_mask())
+    assert await client.push(name_message(), ids(session)) == 204
+    generation = await backend.generation(session.edited_path)
+    response = await client.edit(session.user_id, session.session_id)
+    assert (response.status_code, response.json()["job"]["attempts"]) == (200, 1)
+    assert await backend.generation(session.edited_path) == generation
+    refused = await client.edit(session.user_id, session.session_id, quality="high")
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:pawfect:problem:quality_unavailable")
+
+
+async def test_what_is_no_envelope_is_refused(service: Running) -> None:
+    async with httpx.AsyncClient(base_url=service.process.url, trust_env=False) as http:
+        response = await http.post("/inpaint", content=b"hello")
+    assert (response.status_code, response.headers["content-type"]) == (400, "application/problem+json")
+
+
+async def test_metrics_are_exported(service: Running, client: Client, backend: Backend, session: Session) -> None:
+    await backend.create(session, make_photo(), make_mask())
+    assert await client.push(name_message(), ids(session)) == 204
+    wanted = {
+        'pawfect_jobs_total{',
+        "pawfect_stage_seconds_bucket{",
+        "pawfect_end_to_end_seconds_count{",
+        "pawfect_jobs_queued{",
+        "pawfect_jobs_running{",
+        "pawfect_oldest_queued_seconds{",
+        "pawfect_engine_load_seconds{",
+        "pawfect_attempts_total{",
+        "pawfect_pushes_total{",
+    }  # fmt: skip
+    missing = wanted
+    url = f"http://127.0.0.1:{service.process.metrics_port}/metrics"
+    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
+        while missing:
+            await asyncio.sleep(1)
+            text = (await http.get(url)).text
+            missing = {name for name in wanted if name not in text}
+    for stage in ("queue", "download", "decode", "plan", "engine", "composite", "encode", "upload"):
+        assert f'stage="{stage}"' in text
+    assert 'le="0.01"' in text
+    assert 'le="600.0"' in text
+
+
+async def test_the_service_answers_this_machine_only(service: Running) -> None:
+    others = [
+        address.address
+        for addresses in psutil.net_if_addrs().values()
+        for address in addresses
+        if address.family is socket.AF_INET and not address.address.startswith("127.")
+    ]
+    for address in others:
+        with pytest.raises(OSError), socket.create_connection((address, service.process.port), timeout=2):  # noqa: PT011
+            pass
+    with socket.create_connection(("127.0.0.1", service.process.port), timeout=2):
+        pass

@@ -1,0 +1,85 @@
+"""A whole service in one process without Ray: the real stores, runner and codecs, and engines of the test's choice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pawfect.sessions import Backend
+from serve_app.clock import SystemClock
+from serve_app.engines.protocol import EngineClient
+from serve_app.jobs.model import Job, Session
+from serve_app.jobs.reconciler import Reconciler
+from serve_app.jobs.run import Editing
+from serve_app.jobs.runner import Runner
+from serve_app.jobs.service import EditOrder, JobService
+from serve_app.metrics import PlainSink
+from serve_app.settings import JobSettings, Settings
+from serve_app.stores import Stores, open_stores
+from tests.photos import make_mask, make_photo
+
+SESSION = Session("user", "session")
+QUICK = {"claim_poll_s": 0.02, "retry_backoff_s": 0.01, "progress_interval_s": 0.05}
+
+
+@dataclass
+class Workbench:
+    settings: Settings
+    stores: Stores
+    service: JobService
+    runner: Runner
+    reconciler: Reconciler
+    sink: PlainSink
+    backend: Backend
+
+    async def put_session(
+        self, photo: bytes | None = None, mask: bytes | None = None, session: Session = SESSION
+    ) -> None:
+        await self.backend.create(session, photo or make_photo(), mask or make_mask())
+
+    async def submit(self, delivery: str = "m1", session: Session = SESSION, **options: Any) -> Job:
+        job = await self.service.submit(EditOrder(session, delivery, **options))
+        self.runner.nudge()
+        return job
+
+    async def finish(self, job: Job, timeout_s: float = 20) -> Job:
+        ended = await self.service.wait(job.id, timeout_s)
+        assert ended is not None, "the job did not end in time"
+        return ended
+
+    async def until(self, job: Job, **state: Any) -> Job:
+        """Wait for attributes of a job, e.g. status=Status.PROCESSING."""
+        async with asyncio.timeout(20):
+            while True:
+                found = await self.service._store.get(job.id)
+                assert found is not None
+                if all(getattr(found, name) == value for name, value in state.items()):
+                    return found
+                await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def open_workbench(
+    root: Path, engines: Mapping[str, EngineClient], *, start: bool = True, **jobs: Any
+) -> AsyncIterator[Workbench]:
+    settings = Settings(data_dir=root, jobs=JobSettings(**{**QUICK, **jobs}))
+    stores, clock, sink = open_stores(settings), SystemClock(), PlainSink()
+    with ThreadPoolExecutor(2) as threads:
+        editing = Editing(stores.jobs, stores.photos, engines, settings, clock, threads)
+        reconciler = Reconciler(stores.jobs, stores.dead_letters, clock, sink)
+        runner = Runner(stores.jobs, editing, reconciler, settings.jobs, clock, sink)
+        service = JobService(stores.jobs, stores.photos, settings, clock)
+        backend = Backend(root)
+        if start:
+            runner.start()
+        try:
+            yield Workbench(settings, stores, service, runner, reconciler, sink, backend)
+        finally:
+            await runner.drain(0)
+            backend.close()
+            await stores.close()
