@@ -6,7 +6,7 @@ OUT    ?= demo-out
 PORT   ?=
 DATA   ?=
 
-.PHONY: install weights demo serve test check format bench chaos-local docs clean
+.PHONY: install weights demo serve seed-session test check format bench chaos-local docs clean
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,11 @@ demo: weights
 # make serve [PORT=8000 DATA=dir]
 serve: weights
 	@exec $(BIN)/pawfect serve $(if $(PORT),--port $(PORT)) $(if $(DATA),--data '$(DATA)')
+
+# make seed-session [PHOTO=p MASK=m USER_ID=demo SESSION=first DATA=dir]
+seed-session: install
+	@$(BIN)/pawfect seed-session $(if $(PHOTO),--photo '$(PHOTO)') $(if $(MASK),--mask '$(MASK)') \
+	  $(if $(USER_ID),--user '$(USER_ID)') $(if $(SESSION),--session '$(SESSION)') $(if $(DATA),--data '$(DATA)')
 
 test: weights
 	$(BIN)/pytest

@@ -1,11 +1,14 @@
-"""The command line: `pawfect serve`, `pawfect demo`."""
+"""The command line: `pawfect serve`, `pawfect demo`, `pawfect seed-session`."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
+import re
 import sys
 from pathlib import Path
 
+from ingress.schemas import ID_PATTERN, ID_RULE
 from serve_app.errors import ConfigurationError
 from serve_app.settings import load_settings
 
@@ -28,14 +31,36 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--data", type=Path, help="folder of the database and the photos (default: PAWFECT_DATA_DIR or data)"
     )
     serve.set_defaults(run=_serve)
+    seed = commands.add_parser("seed-session", help="put a session in place, as the app's backend does")
+    seed.add_argument("--user", default="demo", help="user id (default: demo)")
+    seed.add_argument("--session", default="first", help="session id (default: first)")
+    seed.add_argument("--data", type=Path, help="the data folder of the service (default: PAWFECT_DATA_DIR or data)")
+    _add_pictures(seed)
+    seed.set_defaults(run=_seed)
     demo = commands.add_parser("demo", help="start the service, edit one photo, stop")
-    demo.add_argument("--photo", type=Path, help="a JPEG, PNG, WebP or GIF (default: the shipped sample)")
-    demo.add_argument("--mask", type=Path, help="white where the photo is to be edited (default: the sample's)")
+    _add_pictures(demo)
     demo.add_argument(
         "--out", type=Path, default=Path("demo-out"), help="folder for what comes out (default: demo-out)"
     )
     demo.set_defaults(run=_demo)
     return parser.parse_args(arguments)
+
+
+def _add_pictures(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--photo", type=Path, help="a JPEG, PNG, WebP or GIF (default: the shipped sample)")
+    command.add_argument("--mask", type=Path, help="white where the photo is to be edited (default: the sample's)")
+
+
+def _find_pictures(options: argparse.Namespace) -> tuple[Path, Path]:
+    if (options.photo is None) != (options.mask is None):
+        raise ConfigurationError("PHOTO and MASK belong together: give both, or neither for the shipped sample.")
+    from pawfect.demo import SAMPLE
+
+    photo, mask = options.photo or SAMPLE / "original.jpg", options.mask or SAMPLE / "mask_auto.png"
+    for given in (photo, mask):
+        if not given.is_file():
+            raise ConfigurationError(f"There is no file {given}.")
+    return photo, mask
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -46,10 +71,24 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _demo(options: argparse.Namespace) -> int:
-    from pawfect.demo import SAMPLE, run
+def _seed(options: argparse.Namespace) -> int:
+    from pawfect.sessions import Backend
+    from serve_app.jobs.model import Session
 
-    if (options.photo is None) != (options.mask is None):
-        print("PHOTO and MASK belong together: give both, or neither for the shipped sample.", file=sys.stderr)
-        return 2
-    return run(options.photo or SAMPLE / "original.jpg", options.mask or SAMPLE / "mask_auto.png", options.out)
+    for name in ("user", "session"):
+        if not re.fullmatch(ID_PATTERN, getattr(options, name)):
+            raise ConfigurationError(f"--{name} must be {ID_RULE}.")
+    photo, mask = _find_pictures(options)
+    given = {} if options.data is None else {"data_dir": options.data}
+    session = Session(options.user, options.session)
+    backend = Backend(load_settings(**given).data_dir.expanduser())
+    asyncio.run(backend.create(session, photo.read_bytes(), mask.read_bytes()))
+    backend.close()
+    print(f"{session.path} is in place")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from pawfect.demo import run
+
+    return run(*_find_pictures(options), options.out)

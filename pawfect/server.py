@@ -14,6 +14,7 @@ import yaml
 
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings
+from serve_app.stores import check_environment
 
 CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
 LOOPBACK = "127.0.0.1"
@@ -26,8 +27,9 @@ OBJECT_STORE_BYTES = 256 * 2**20
 def run(settings: Settings, config: Path = CONFIG) -> None:
     """Serve until SIGTERM or SIGINT, then drain: running jobs end, or go back to the queue for the next start.
 
-    Raises ConfigurationError when the port is taken or the config file cannot be used.
+    Raises ConfigurationError when the port is taken, or the environment or the config file cannot be used.
     """
+    check_environment(settings)
     plan = read_config(config)
     _refuse_taken_port(settings.port)
     # Without a mode Ray writes a token file into the home directory, which later breaks its own command line.

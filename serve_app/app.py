@@ -12,6 +12,7 @@ from ingress.deployment import Ingress
 from serve_app.deployments import Draft, Editor
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings, load_settings
+from serve_app.stores import check_environment
 
 Options = Mapping[str, Mapping[str, Any]]
 
@@ -26,6 +27,7 @@ def build(args: Mapping[str, Any]) -> Application:
 
 def compose(settings: Settings, options: Options | None = None) -> Application:
     """`options` are deployment options by deployment name; a config file that Serve reads itself overrides them."""
+    check_environment(settings)
     _refuse_several_nodes(settings)
     given = options or {}
     draft = Draft.options(**given.get("Draft", {})).bind(settings)

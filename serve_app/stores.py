@@ -22,12 +22,17 @@ class Stores:
     close: Callable[[], Awaitable[None]]
 
 
-def open_stores(settings: Settings) -> Stores:
-    """The stores that the environment calls for. Raises ConfigurationError when they cannot be had."""
+def check_environment(settings: Settings) -> None:
+    """Raises ConfigurationError for an environment whose stores cannot be had; asked before anything is started."""
     if settings.env == "gcp":
         raise ConfigurationError(
             "ENV=gcp needs the Firestore and Cloud Storage adapters, which this version does not have; use ENV=local."
         )
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Raises ConfigurationError when the stores cannot be had."""
+    check_environment(settings)
     root = settings.data_dir.expanduser().resolve()
     database = SqliteDatabase(root / "pawfect.db")
     jobs = SqliteJobStore(database)
