@@ -34,8 +34,10 @@ def measure(repeats: int = REPEATS) -> dict[str, float]:
         "decode_encode": lambda: _decode_encode(photo),
         "convert_encode": lambda: _convert_encode(photo),
         "replaced": lambda: _replaced(photo),
-        "leash": lambda: _edit(photo, leash, settings),
-        "clip": lambda: _edit(photo, clip, settings),
+        "leash": lambda: _edit(photo, leash, settings, keep_frame=True),
+        "clip": lambda: _edit(photo, clip, settings, keep_frame=True),
+        "leash_waiting": lambda: _edit(photo, leash, settings, keep_frame=False),
+        "clip_waiting": lambda: _edit(photo, clip, settings, keep_frame=False),
     }
     leash, clip = leash_mask(WIDTH, HEIGHT), clip_mask(WIDTH, HEIGHT)
     spent: dict[str, list[float]] = {name: [] for name in ways}
@@ -52,6 +54,7 @@ def measure(repeats: int = REPEATS) -> dict[str, float]:
     result = {
         "io_ratio": max(medians["leash"], medians["clip"]) / base,
         "io_ratio_convert": max(medians["leash"], medians["clip"]) / medians["convert_encode"],
+        "io_ratio_waiting": max(medians["leash_waiting"], medians["clip_waiting"]) / base,
         "leash_ratio": medians["leash"] / base,
         "clip_ratio": medians["clip"] / base,
         "replaced_ratio": medians["replaced"] / base,
@@ -67,8 +70,8 @@ def main() -> None:
     print(json.dumps({name: round(value, 4) for name, value in result.items()}))
 
 
-def _edit(photo: bytes, mask: bytes, settings: Settings) -> dict[str, float]:
-    prepared = prepare(photo, mask, DEFAULT_QUALITIES["high"], settings)
+def _edit(photo: bytes, mask: bytes, settings: Settings, *, keep_frame: bool) -> dict[str, float]:
+    prepared = prepare(photo, mask, DEFAULT_QUALITIES["high"], settings, keep_frame=keep_frame)
     edited = finish(prepared, [crop.image for crop in prepared.crops], settings)
     return {f"prepare_{name}": value for name, value in prepared.seconds.items()} | {
         f"finish_{name}": value for name, value in edited.seconds.items()

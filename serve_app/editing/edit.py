@@ -1,8 +1,8 @@
 """The edit around an engine: `prepare` before it, `finish` after it.
 
 A job may wait for its engine for minutes. In that time it holds the original's bytes, the crops and packed bits of the
-mask inside the regions' targets; no frame, no full-size mask. The price is a second decode, which is why nothing here
-turns a whole frame into an array.
+mask inside the regions' targets; no frame, no full-size mask. The price is a second decode, which a job that does not
+wait need not pay: its caller asks for the frame, and gives it back.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from PIL import Image as Pillow
 
 from serve_app.editing import mask as masks
 from serve_app.editing.composite import Patch, composite, patches
 from serve_app.editing.region import Region, plan
 from serve_app.engines.protocol import Crop, Image, Mask
 from serve_app.errors import EngineFailed
-from serve_app.photos.codec import Frame, decode_mask, encode_photo, encode_preview, open_photo, pixels_of
+from serve_app.photos.codec import Photo, decode_mask, encode_photo, encode_preview, open_photo, shrink
 from serve_app.settings import Quality, Settings
 
 # Edits run side by side in threads of their own; OpenCV's extra threads would only spin beside them: 15 ms CPU a photo.
@@ -31,7 +30,8 @@ cv2.setNumThreads(1)
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
     """Everything `finish` needs. `crops[i]` belongs to `regions[i]`; `patches[i]` are the pieces of
-    the photo it will change. `seconds` has the stages "decode" and "plan"."""
+    the photo it will change. `seconds` has the stages "decode" and "plan". `frame` is the whole photo, decoded, or
+    None; `finish` paints on it."""
 
     original: bytes
     width: int
@@ -41,6 +41,11 @@ class Prepared:
     patches: tuple[tuple[Patch, ...], ...]
     radius_px: int
     seconds: dict[str, float]
+    frame: Photo | None = None
+
+    def without_frame(self) -> Prepared:
+        """The same to be kept while it waits: a few megabytes instead of three bytes per pixel."""
+        return replace(self, frame=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +59,13 @@ class Edited:
     seconds: dict[str, float]
 
 
-def prepare(original: bytes, mask: bytes, quality: Quality, settings: Settings) -> Prepared:
+def prepare(
+    original: bytes, mask: bytes, quality: Quality, settings: Settings, *, keep_frame: bool = False
+) -> Prepared:
     """Cut the crops an engine is to work on out of a photo file, where the mask file says.
 
+    With `keep_frame` the decoded photo stays, for a job that will not wait, and `finish` needs no second decode; the
+    result is the same.
     Raises PhotoUnreadable, PhotoTooLarge, MaskUnreadable and MaskEmpty.
     """
     seconds: dict[str, float] = {}
@@ -68,28 +77,29 @@ def prepare(original: bytes, mask: bytes, quality: Quality, settings: Settings) 
         radius = masks.dilation_radius(photo.width, photo.height, settings.editing.mask_dilation)
         regions = tuple(plan(core, quality, settings.editing.context_px, radius))
     with _timed(seconds, "decode"):
-        frame = photo.decode(scale=min(1.0, max(_density(region) for region in regions)))
+        frame = photo.decode()
     with _timed(seconds, "plan"):
-        share = (frame.image.width / photo.width, frame.image.height / photo.height)
-        crops = tuple(
-            Crop(_crop_image(frame.image, region, share), _crop_mask(core, region, radius)) for region in regions
-        )
+        crops = tuple(Crop(_crop_image(frame.pixels, region), _crop_mask(core, region, radius)) for region in regions)
         pieces = tuple(tuple(patches(region, core, radius)) for region in regions)
-    return Prepared(original, photo.width, photo.height, regions, crops, pieces, radius, seconds)
+    kept = frame if keep_frame else None
+    return Prepared(original, photo.width, photo.height, regions, crops, pieces, radius, seconds, kept)
 
 
 def finish(prepared: Prepared, images: Sequence[Image], settings: Settings) -> Edited:
-    """Put an engine's images into the photo and encode it. Raises EngineFailed when they are not what was asked for."""
+    """Put an engine's images into the photo and encode it; a kept frame is used up, so this is done once.
+
+    Raises EngineFailed when the images are not what was asked for.
+    """
     seconds: dict[str, float] = {}
     _check(prepared, images)
     with _timed(seconds, "decode"):
         frame = _decode(prepared, settings)
     with _timed(seconds, "composite"):
-        _paint(frame.image, prepared, images)
+        _paint(frame.pixels, prepared, images)
     with _timed(seconds, "encode"):
         limits = settings.photos
-        photo = encode_photo(frame.image, frame.icc_profile, frame.exif, limits.jpeg_quality, frame.subsampling)
-        preview = encode_preview(frame.image, frame.icc_profile, limits.preview_long_edge, limits.preview_quality)
+        photo = encode_photo(frame.pixels, frame.icc_profile, frame.exif, limits.jpeg_quality, frame.subsampling)
+        preview = encode_preview(frame.pixels, frame.icc_profile, limits.preview_long_edge, limits.preview_quality)
     return Edited(photo, preview, prepared.width, prepared.height, seconds)
 
 
@@ -97,8 +107,8 @@ def composite_frame(prepared: Prepared, images: Sequence[Image], settings: Setti
     """The edited photo as `finish` encodes it, before encoding: RGB uint8 [H, W, 3]. Raises EngineFailed."""
     _check(prepared, images)
     frame = _decode(prepared, settings)
-    _paint(frame.image, prepared, images)
-    return pixels_of(frame.image)
+    _paint(frame.pixels, prepared, images)
+    return frame.pixels
 
 
 # -- before the engine -----------------------------------------------------------------------------------------------
@@ -110,17 +120,11 @@ def _density(region: Region) -> float:
     return max(region.size[0] / (right - left), region.size[1] / (bottom - top))
 
 
-def _crop_image(frame: Pillow.Image, region: Region, share: tuple[float, float]) -> Image:
-    """Cut and scale a region out of a frame that has `share` (across, down) of the photo's size."""
-    left, top, right, bottom = (round(edge * share[i % 2]) for i, edge in enumerate(region.box))
-    right, bottom = max(right, left + 1), max(bottom, top + 1)
-    pixels = pixels_of(frame.crop((left, top, right, bottom)))
-    if (right - left, bottom - top) == region.size:
-        return pixels
-    shrinking = max((right - left) / region.size[0], (bottom - top) / region.size[1])
-    # Up to a factor of two, bilinear sampling still meets every pixel and takes a fifth of the averages' time.
-    way = cv2.INTER_AREA if shrinking > 2 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, region.size, interpolation=way), np.uint8)
+def _crop_image(frame: Image, region: Region) -> Image:
+    pixels = frame[_slices(region.box)]
+    if pixels.shape[1::-1] == region.size:
+        return pixels.copy()  # a view would keep the whole frame in memory
+    return shrink(pixels, region.size)
 
 
 def _crop_mask(core: masks.Bool, region: Region, radius_px: int) -> Mask:
@@ -149,15 +153,16 @@ def _check(prepared: Prepared, images: Sequence[Image]) -> None:
             )
 
 
-def _decode(prepared: Prepared, settings: Settings) -> Frame:
-    return open_photo(prepared.original, settings.photos).decode()
+def _decode(prepared: Prepared, settings: Settings) -> Photo:
+    return prepared.frame or open_photo(prepared.original, settings.photos).decode()
 
 
-def _paint(frame: Pillow.Image, prepared: Prepared, images: Sequence[Image]) -> None:
+def _paint(pixels: Image, prepared: Prepared, images: Sequence[Image]) -> None:
+    """Write the results into a whole photo, in place."""
     for region, image, pieces in zip(prepared.regions, images, prepared.patches, strict=True):
         for patch in pieces:
-            before = np.asarray(frame.crop(patch.box))
-            frame.paste(Pillow.fromarray(composite(before, region, image, patch, prepared.radius_px)), patch.box[:2])
+            window = pixels[_slices(patch.box)]
+            window[:] = composite(window, region, image, patch, prepared.radius_px)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ def binarize(grey: Grey, threshold: int = 127) -> Bool:
     mask = grey > threshold
     if not mask.any():
         raise MaskEmpty(
-            f"The mask has no pixel brighter than {threshold} of 255, so there is nothing to remove; paint it white"
+            f"The mask has no pixel brighter than {threshold} of 255, so there is nothing to remove; paint it white."
         )
     return mask
 
@@ -44,7 +44,7 @@ def fit(mask: Bool, width: int, height: int, orientation: int = 1) -> Bool:
     if not _same_aspect(mask.shape, (height, width)):
         raise MaskUnreadable(
             f"The mask is {mask.shape[1]} × {mask.shape[0]} pixels but the photo is {width} × {height}; "
-            "send a mask of the photo's size, or at least of its proportions"
+            "send a mask of the photo's size, or at least of its proportions."
         )
     return resize(mask.view(np.uint8), width, height) > 0
 
@@ -60,9 +60,6 @@ def turn(mask: Bool, orientation: int) -> Bool:
 def resize(mask: Grey, width: int, height: int) -> Grey:
     """Resize uint8 [H, W] to 0 / 255: any coverage counts where it shrinks, the nearest pixel where it grows."""
     solid = mask
-    cell = min(mask.shape[0] // height, mask.shape[1] // width)
-    if cell > 1:  # whole pixels first, several times faster; a part then covers at most a cell more
-        solid = occupied(solid, cell)
     if height < solid.shape[0]:
         solid = _cover(solid, height)
     if width < solid.shape[1]:
@@ -137,7 +134,10 @@ def _any_of(mask: Grey, cell_px: int) -> Grey:
 def _cover(mask: Grey, parts: int) -> Grey:
     """Shrink the rows to `parts`; a row that straddles two counts in both. OpenCV's averages round small ones off."""
     rows = mask.shape[0]
-    return np.stack([mask[i * rows // parts : -(-(i + 1) * rows // parts)].max(axis=0) for i in range(parts)])
+    shrunk = np.empty((parts, mask.shape[1]), np.uint8)
+    for i in range(parts):
+        np.max(mask[i * rows // parts : -(-(i + 1) * rows // parts)], axis=0, out=shrunk[i])
+    return shrunk
 
 
 def _solid(mask: Bool | Grey) -> Grey:

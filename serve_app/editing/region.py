@@ -28,8 +28,8 @@ MAX_REGIONS = 8
 _MAX_PARTS = 16  # parts looked at one by one; more of them are first joined by looking less closely
 _GRID = 512  # cells along the long edge in which parts are told apart: 8 pixels apart on a 12-megapixel photo
 _MEGAPIXEL = 2**20  # pixels; the protocol's largest crop
-_SMALLEST_EDGE = 256  # model pixels; FLUX and MI-GAN are poor below
-_LARGEST_EDGE = 2048  # model pixels; FLUX's position codes were trained up to about 2 megapixels
+# Model pixels. FLUX and MI-GAN are poor below 256; FLUX's position codes were trained up to about 2 megapixels.
+_LENGTHS = (*range(256, 1024, 64), *range(1024, 2049, 128))
 _CROP_COST = 128 * 16**2  # model pixels; a crop's text tokens cost as much as so many image tokens of 16 × 16 pixels
 _ROUNDING = 2  # model pixels of context that pay for a box of whole photo pixels
 
@@ -64,13 +64,14 @@ def plan(mask: NDArray[np.generic], quality: Quality | str, context_px: int = 64
 
 @cache
 def edges(max_area: int) -> NDArray[np.float64]:
-    """The lengths a crop's side may have, ascending: steps of 64 below 512, where crops share batches, then of 32.
+    """The lengths a crop's side may have, ascending; none below 256 unless 256 × 256 exceeds `max_area` model pixels.
 
-    A side is never shorter than 256 unless 256 × 256 exceeds `max_area` (in model pixels).
+    Twenty-one lengths. Small crops, which gain from sharing a batch, meet others of the same size: there are 25 sizes
+    up to 512 × 512. Large ones gain nothing from company, and with coarser steps a long leash would cost a sixth more.
     """
-    smallest = min(_SMALLEST_EDGE, max(16, int(max_area**0.5) // 16 * 16))
-    fine = [*range(smallest, _SMALLEST_EDGE, 16), *range(_SMALLEST_EDGE, 512, 64), *range(512, _LARGEST_EDGE + 1, 32)]
-    return np.array(fine, np.float64)
+    lowest = int(max_area**0.5) // 16 * 16
+    smaller = [max(16, lowest)] if lowest < _LENGTHS[0] else []
+    return np.array([*smaller, *_LENGTHS], np.float64)
 
 
 class _Ladder:
@@ -153,7 +154,7 @@ def _parts(mask: NDArray[np.generic], grow_px: int) -> list[Box]:
             break
         grid, cell = occupied(grid, 2), cell * 2
     if count == 1:
-        raise MaskEmpty("The mask marks nothing, so there is nothing to remove; paint what to remove white")
+        raise MaskEmpty("The mask marks nothing, so there is nothing to remove; paint what to remove white.")
     coarse = [(x, y, x + w, y + h) for x, y, w, h in stats[1:, :4].tolist()]
     scaled = [(a * cell, b * cell, min(width, c * cell), min(height, d * cell)) for a, b, c, d in _disjoint(coarse)]
     grown = []

@@ -48,7 +48,8 @@ class FillRequest:
 class FillResult:
     """`images[i]` has the size of `crops[i]`; pixels outside the mask are not promised to be kept.
 
-    `engine_seconds` is the time the model worked on this request, `gpu_seconds` the accelerator's share of it (0 on CPU).
+    `engine_seconds` is the time the model worked on this request, `gpu_seconds` the time it held an accelerator (0 on
+    a CPU).
     """
 
     images: tuple[Image, ...]
@@ -107,7 +108,7 @@ class Engine(Protocol):
         """Accept a request and return at once; never raises for the request's content, which ends in `Failed`."""
 
     def cancel(self, job_id: str) -> None:
-        """Ask for the end of a request; it ends in `Cancelled`, or as it ended if it was faster. Unknown ids are ignored."""
+        """Ask for the end of a request: in `Cancelled`, or as it ended if it was faster. Unknown ids are ignored."""
 
     def busy_seconds(self) -> float:
         """How long the model has been inside its current uninterruptible piece of work; 0 when idle. Tells a hang."""

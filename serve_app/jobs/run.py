@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from serve_app.clock import Clock
 from serve_app.editing import edit
@@ -94,6 +95,7 @@ class Editing:
         self._settings = settings
         self._clock = clock
         self._threads = threads
+        self._in_engine = 0
 
     async def run(self, job: Job, report: Report, confirm: Confirm) -> Outcome:
         """Do the whole edit. Raises PermanentError or TransientError; writes nothing but the two result objects."""
@@ -106,12 +108,16 @@ class Editing:
             inputs = await self._download(job)
         report(Progress(Stage.DECODE))
         quality = self._settings.qualities[job.parameters.quality]
+        alone = self._in_engine == 0
         prepared = await loop.run_in_executor(
-            self._threads, edit.prepare, inputs.original, inputs.mask, quality, self._settings
+            self._threads,
+            partial(edit.prepare, inputs.original, inputs.mask, quality, self._settings, keep_frame=alone),
         )
         watch.add(prepared.seconds)
         report(Progress(Stage.ENGINE))
-        with watch.time(Stage.ENGINE):
+        with watch.time(Stage.ENGINE), self._entering_engine():
+            if self._in_engine > 1:
+                prepared = prepared.without_frame()
             result = await _fill(engine, _make_request(job, prepared.crops), report)
         report(Progress(Stage.ENCODE))
         edited = await loop.run_in_executor(self._threads, edit.finish, prepared, result.images, self._settings)
@@ -122,6 +128,15 @@ class Editing:
             await self._upload(job.session, edited, inputs)
         cost = result.gpu_seconds * self._settings.engines.gpu_hour_usd / SECONDS_PER_HOUR
         return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost)
+
+    @contextmanager
+    def _entering_engine(self) -> Iterator[None]:
+        """Counts the jobs of this Editor that an engine has: one that comes second waits, and keeps no frame."""
+        self._in_engine += 1
+        try:
+            yield
+        finally:
+            self._in_engine -= 1
 
     def _choose_engine(self, job: Job) -> tuple[str, EngineClient]:
         name = job.parameters.quality

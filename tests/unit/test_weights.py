@@ -90,7 +90,7 @@ def test_without_npm_the_hub_is_asked_for_the_pinned_revision_with_the_token(tmp
         seen.append(request)
         return httpx.Response(200, content=CONTENT)
 
-    assert fetch("tiny", tmp_path / "w", token="secret", client=hub(answer)).read_bytes() == CONTENT  # noqa: S106
+    assert fetch("tiny", tmp_path / "w", token="secret", client=hub(answer)).read_bytes() == CONTENT
     assert seen[0].url.path == f"/somebody/tiny/resolve/{'0' * 40}/tiny.onnx"
     assert seen[0].headers["authorization"] == "Bearer secret"
 

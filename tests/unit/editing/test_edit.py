@@ -166,3 +166,16 @@ def test_bad_inputs_are_told_apart() -> None:
         prepare(photo, file(marks(60, 40, 0, "blobs")), row(), SETTINGS)
     with pytest.raises(MaskEmpty):
         prepare(photo, file(np.zeros((40, 60), np.uint8)), row(), SETTINGS)
+
+
+def test_a_kept_frame_saves_a_decode_and_changes_nothing() -> None:
+    original, mask = file(texture(300, 400), "JPEG"), file(marks(300, 400, 1, "blobs"))
+    dropped = prepare(original, mask, row(), SETTINGS)
+    kept = prepare(original, mask, row(), SETTINGS, keep_frame=True)
+    assert dropped.frame is None
+    assert kept.frame is not None
+    assert kept.without_frame().frame is None
+    for one, other in zip(dropped.crops, kept.crops, strict=True):
+        assert np.array_equal(one.image, other.image)
+    slow, quick = finish(dropped, noise(dropped), SETTINGS), finish(kept, noise(kept), SETTINGS)
+    assert (slow.photo, slow.preview) == (quick.photo, quick.preview)

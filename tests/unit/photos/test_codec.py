@@ -158,12 +158,6 @@ def test_a_tiff_is_not_taken_for_a_photo() -> None:
         decode_photo(file(scene(), "TIFF"), LIMITS)
 
 
-def test_draft_decoding_is_never_below_the_scale_asked_for() -> None:
-    data = file(scene(400, 200), "JPEG")
-    for scale, width in ((1.0, 400), (0.6, 400), (0.5, 200), (0.3, 200), (0.2, 100)):
-        assert open_photo(data, LIMITS).decode(scale).image.width == width
-
-
 @pytest.mark.parametrize(("subsampling", "kept"), [("4:2:0", "4:2:0"), ("4:4:4", "4:4:4"), ("4:2:2", "4:4:4")])
 def test_chroma_is_never_made_coarser(subsampling: str, kept: str) -> None:
     assert decode_photo(file(scene(), "JPEG", subsampling=subsampling), LIMITS).subsampling == kept
