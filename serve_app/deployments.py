@@ -83,7 +83,7 @@ class DraftShell:
         if state.phase is Phase.READY and (busy := self._loader.value.busy_seconds()) > self._hang_timeout_s:
             raise RuntimeError(f"The draft engine has been busy with one crop for {busy:.0f} s.")
 
-    async def __del__(self) -> None:
+    async def stop(self) -> None:
         self._loader.close()
         if self._loader.state().phase is Phase.READY:
             await asyncio.to_thread(self._loader.value.close)
@@ -146,7 +146,7 @@ class EditorShell:
         if not self._runner.is_alive:
             raise RuntimeError("The claim loop has ended.")
 
-    async def __del__(self) -> None:
+    async def stop(self) -> None:
         await self._runner.drain(DRAIN_S)
         for task in self._tasks:
             task.cancel()
@@ -189,5 +189,18 @@ def _is_scaled_to_zero(deployment: str) -> bool:
     return overview is not None and overview.status == "HEALTHY" and not overview.replica_states
 
 
-Draft = serve.deployment(DraftShell, name="Draft")
-Editor = serve.deployment(EditorShell, name="Editor")
+# Serve awaits the `__del__` of a replica it stops. Only these have one: Python itself would not await it.
+
+
+class _DraftReplica(DraftShell):
+    async def __del__(self) -> None:
+        await self.stop()
+
+
+class _EditorReplica(EditorShell):
+    async def __del__(self) -> None:
+        await self.stop()
+
+
+Draft = serve.deployment(_DraftReplica, name="Draft")
+Editor = serve.deployment(_EditorReplica, name="Editor")

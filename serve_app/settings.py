@@ -171,7 +171,9 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _have_the_default_quality(self) -> Self:
         if self.quality not in self.qualities:
-            raise ValueError(f"quality '{self.quality}' is not a row of qualities ({', '.join(self.qualities)})")
+            raise ValueError(
+                f"PAWFECT_QUALITY: quality '{self.quality}' is not a row of qualities ({', '.join(self.qualities)})"
+            )
         return self
 
 
@@ -190,10 +192,13 @@ def load_settings(**given: Any) -> Settings:
 
 
 def _describe(detail: Any) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
     path = [str(part) for part in detail["loc"]]
+    if not path:  # several settings that do not go together; the message names them
+        return f"{message}."
     name = path[0].upper() if path[0].startswith(PREFIX) or path[0].isupper() else PREFIX + "__".join(path).upper()
     shown = "" if isinstance(detail.get("input"), dict) else f" (got {detail.get('input')!r})"
-    return f"{name}: {detail['msg'].removeprefix('Value error, ')}{shown}."
+    return f"{name}: {message}{shown}."
 
 
 def _refuse_unknown_names(environment: Mapping[str, str]) -> None:

@@ -1,0 +1,149 @@
+"""What the Ray shells add to the plain objects inside them; the classes are held without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, RayError
+from ray.serve.exceptions import BackPressureError
+
+from serve_app.clock import SystemClock
+from serve_app.deployments import DraftShell, EngineHandle
+from serve_app.engines.draft import DraftEngine
+from serve_app.engines.loading import Loader, LoadState, Phase
+from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask, Queued
+from serve_app.errors import ConfigurationError, EngineFailed, EngineUnavailable
+from serve_app.metrics import PlainSink
+
+REQUEST = FillRequest(
+    "j", (Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)),), "grass", 1, 0.0, 7
+)
+
+
+def hold_shell(load: Any, hang_timeout_s: float = 60, load_timeout_s: float = 60) -> DraftShell:
+    """The shell around a loader of the test's own."""
+    shell: DraftShell = DraftShell.__new__(DraftShell)
+    shell._hang_timeout_s = hang_timeout_s
+    shell._sink = PlainSink()  # type: ignore[assignment]
+    shell._loader = Loader(load, name="draft", timeout_s=load_timeout_s, backoff_s=0.01, clock=SystemClock())
+    shell._loader.start()
+    return shell
+
+
+def invent(image: Image, mask: Mask) -> Image:
+    return np.random.default_rng(0).integers(0, 255, image.shape, np.uint8)
+
+
+async def test_requests_wait_for_the_model_and_then_run() -> None:
+    go_on = threading.Event()
+
+    def load() -> DraftEngine:
+        go_on.wait(10)
+        return DraftEngine(invent)
+
+    shell = hold_shell(load)
+    assert (await shell.load_state()).phase is Phase.LOADING
+    filling = asyncio.create_task(_collect(shell))
+    await asyncio.sleep(0.05)
+    assert not filling.done()
+    go_on.set()
+    assert isinstance((await filling)[-1], Done)
+    assert (await shell.load_state()).phase is Phase.READY
+    await shell.check_health()
+    await shell.stop()
+
+
+async def _collect(shell: DraftShell) -> list[Any]:
+    return [event async for event in shell.fill(REQUEST)]
+
+
+async def test_a_failed_load_is_unhealthy_and_requests_are_sent_back() -> None:
+    def load() -> DraftEngine:
+        raise ConfigurationError("no such file")
+
+    shell = hold_shell(load)
+    (event,) = await _collect(shell)
+    assert event == Failed("engine_unavailable", "no such file", retryable=True)
+    with pytest.raises(RuntimeError, match="no such file"):
+        await shell.check_health()
+    await shell.stop()
+
+
+async def test_a_hanging_engine_is_unhealthy() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(image: Image, mask: Mask) -> Image:
+        begun.set()
+        go_on.wait(10)
+        return invent(image, mask)
+
+    shell = hold_shell(lambda: DraftEngine(hang), hang_timeout_s=0.05)
+    filling = asyncio.create_task(_collect(shell))
+    await asyncio.to_thread(begun.wait, 10)
+    await asyncio.sleep(0.1)
+    with pytest.raises(RuntimeError, match="busy with one crop"):
+        await shell.check_health()
+    go_on.set()
+    await filling
+    await shell.check_health()
+    await shell.stop()
+
+
+class FakeHandle:
+    """A deployment handle whose stream plays events and errors."""
+
+    def __init__(self, *script: Any) -> None:
+        self.script = script
+        self.cancelled = False
+
+    def options(self, **_: Any) -> FakeHandle:
+        return self
+
+    def remote(self, _request: FillRequest) -> FakeHandle:
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for item in self.script:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        ([BackPressureError(num_queued_requests=1, max_queued_requests=1)], EngineUnavailable),
+        ([ActorDiedError()], EngineUnavailable),
+        ([Queued(0), ActorDiedError()], EngineFailed),
+        ([Queued(0), RayError("odd")], EngineFailed),
+    ],
+)
+async def test_rays_errors_are_translated(script: list[Any], kind: type[Exception]) -> None:
+    handle = FakeHandle(*script)
+    with pytest.raises(kind):
+        async for _ in EngineHandle(handle).fill(REQUEST):  # type: ignore[arg-type]
+            pass
+    assert handle.cancelled
+
+
+async def test_leaving_a_handles_stream_cancels_the_call() -> None:
+    handle = FakeHandle(Queued(0), Queued(1))
+    events = EngineHandle(handle).fill(REQUEST)  # type: ignore[arg-type]
+    await anext(events)
+    await events.aclose()
+    assert handle.cancelled
+
+
+def test_a_load_state_crosses_processes() -> None:
+    import pickle
+
+    state = LoadState(Phase.FAILED, "no", 1.0)
+    assert pickle.loads(pickle.dumps(state)) == state  # noqa: S301

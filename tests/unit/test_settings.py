@@ -1,0 +1,121 @@
+"""Every knob: typed, named in its error, and documented from the code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+
+from bench.pages import make_pages
+from serve_app.errors import ConfigurationError
+from serve_app.settings import DEFAULT_PROMPT, DEFAULT_QUALITIES, describe_settings, load_settings
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)  # away from a developer's .env
+    for name in ("ENV", "PORT", "PROJECT_ID", "REGION", "SERVICE_NAME", "HF_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_defaults_are_those_of_the_design() -> None:
+    settings = load_settings()
+    assert (settings.env, settings.port, settings.quality) == ("local", 8000, "draft")
+    assert settings.prompt == DEFAULT_PROMPT
+    high = settings.qualities["high"]
+    assert (high.engine, high.steps, high.guidance) == ("flux", 28, 30.0)
+    assert (settings.jobs.max_crashes, settings.jobs.max_transient, settings.jobs.push_wait_s) == (3, 5, 570)
+    assert settings.engines.load_timeout_s == 600
+    assert (settings.photos.jpeg_quality, settings.photos.preview_long_edge, settings.photos.preview_quality) == (
+        95,
+        512,
+        85,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("ENV", "gcp", "env", "gcp"),
+        ("PORT", "8123", "port", 8123),
+        ("PROJECT_ID", "pets", "project_id", "pets"),
+        ("REGION", "europe-west4", "region", "europe-west4"),
+        ("SERVICE_NAME", "edits", "service_name", "edits"),
+        ("PAWFECT_PORT", "8124", "port", 8124),
+    ],
+)
+def test_replaced_names_are_accepted(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert getattr(load_settings(), field) == expected
+
+
+def test_our_own_name_wins_over_a_replaced_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "1111")
+    monkeypatch.setenv("PAWFECT_PORT", "2222")
+    assert load_settings().port == 2222
+    assert load_settings(port=3333).port == 3333
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PAWFECT_PORT", "99999", "PAWFECT_PORT: Input should be less than or equal to 65535 (got '99999')."),
+        ("PORT", "http", "PORT: Input should be a valid integer"),
+        ("ENV", "prod", "PAWFECT_ENV: Input should be 'local' or 'gcp' (got 'prod')."),
+        ("PAWFECT_JOBS__LEASE_S", "0", "PAWFECT_JOBS__LEASE_S: Input should be greater than 0 (got '0')."),
+        ("PAWFECT_JOBS__URGENT_SLOTS", "9", "urgent_slots (9) must be smaller than slots (4)"),
+        ("PAWFECT_QUALITY", "ultra", "quality 'ultra' is not a row of qualities (draft, low, medium, high)"),
+        ("PAWFECT_QUALITIES", '{"draft": {"steps": 0}}', "PAWFECT_QUALITIES__DRAFT__STEPS"),
+        ("PAWFECT_QUALITIES", "{", "qualities"),
+        ("PAWFECT_LEASE_S", "3", "PAWFECT_LEASE_S is not a setting. Did you mean PAWFECT_JOBS__LEASE_S?"),
+        ("PAWFECT_XYZZY", "3", "PAWFECT_XYZZY is not a setting."),
+    ],
+)
+def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings()
+    assert words in caught.value.message
+
+
+def test_a_secret_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    assert "hf_secret" not in repr(load_settings())
+
+
+def test_a_given_quality_row_replaces_its_namesake_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {"engine": "flux", "steps": 8, "guidance": 30, "detail": 1, "max_megapixels": 1}
+    monkeypatch.setenv("PAWFECT_QUALITIES", json.dumps({"high": row, "turbo": row}))
+    qualities = load_settings().qualities
+    assert qualities["high"].steps == qualities["turbo"].steps == 8
+    assert qualities["low"] == DEFAULT_QUALITIES["low"]
+
+
+def test_settings_travel_to_the_replicas_unchanged() -> None:
+    settings = load_settings(port=8125)
+    assert pickle.loads(pickle.dumps(settings)) == settings  # noqa: S301
+
+
+def test_the_pages_show_the_settings_as_they_are() -> None:
+    for path, text in make_pages().items():
+        assert path.read_text() == text, f"{path.name} is stale: run make docs"
+
+
+def test_every_setting_is_described_and_read_somewhere() -> None:
+    source = "".join(
+        path.read_text()
+        for package in ("serve_app", "ingress", "pawfect")
+        for path in (ROOT / package).rglob("*.py")
+        if path.name != "settings.py"
+    )
+    for variable, _, _, description in describe_settings():
+        name = variable.removeprefix("PAWFECT_").lower().rpartition("__")[2]
+        assert description, variable
+        if not description.startswith("gcp:"):
+            assert f".{name}" in source, f"{variable} has no effect"
