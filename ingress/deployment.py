@@ -16,6 +16,7 @@ from ingress.services import Services
 from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness, judge, unavailable
 from serve_app.errors import StoreUnavailable
+from serve_app.jobs.closing import Closer
 from serve_app.jobs.service import JobService
 from serve_app.metrics import RaySink
 from serve_app.settings import Settings
@@ -35,7 +36,9 @@ class IngressShell:
         self._editor = editor
         self._clock = SystemClock()
         self._stores = open_stores(settings)
-        self._jobs = JobService(self._stores.jobs, self._stores.photos, settings, self._clock)
+        self._sink = RaySink()
+        closer = Closer(self._stores.jobs, self._stores.dead_letters, self._sink)
+        self._jobs = JobService(self._stores.jobs, self._stores.photos, closer, settings, self._clock)
         self._deletion = asyncio.create_task(self._notice_deletion(), name="notice-deletion")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -46,7 +49,7 @@ class IngressShell:
                 dead_letters=self._stores.dead_letters,
                 readiness=self._assess,
                 nudge=self._nudge,
-                sink=RaySink(),
+                sink=self._sink,
                 clock=self._clock,
             )
         )

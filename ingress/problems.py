@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 
 from ingress.schemas import ID_RULE
 from serve_app.errors import (
-    BodyTooLarge,
     CallerError,
     Conflict,
     InvalidEnvelope,
@@ -28,12 +27,13 @@ from serve_app.errors import (
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+LONGEST_NAME = 64
+"""Characters of a field's name that are shown; an unknown field may be called anything."""
 RETRY_AFTER_S = 5
 """Told to callers whose request may succeed later."""
 
 STATUS_OF: tuple[tuple[type[PawfectError], HTTPStatus], ...] = (
     (InvalidEnvelope, HTTPStatus.BAD_REQUEST),
-    (BodyTooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (NotFound, HTTPStatus.NOT_FOUND),
     (Conflict, HTTPStatus.CONFLICT),
     (InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -63,7 +63,8 @@ def describe_validation(errors: Sequence[Any]) -> str:
 
 
 def _name(error: Any) -> str:
-    return ".".join(str(part) for part in error["loc"] if part not in ("body", "path", "query")) or "body"
+    name = ".".join(str(part) for part in error["loc"] if part not in ("body", "path", "query")) or "body"
+    return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
 
 
 def _explain(error: Any) -> str:
@@ -79,12 +80,20 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _answer_defect)
 
 
-async def _answer_ours(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, PawfectError)
+def find_status(error: Exception) -> HTTPStatus:
+    """The status an error is answered with."""
     for kind, status in STATUS_OF:
         if isinstance(error, kind):
-            return problem(status, error.code, error.message, field=getattr(error, "field", None))
-    return await _answer_defect(_request, error)
+            return status
+    return HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+async def _answer_ours(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, PawfectError)
+    status = find_status(error)
+    if status is HTTPStatus.INTERNAL_SERVER_ERROR:
+        return await _answer_defect(request, error)
+    return problem(status, error.code, error.message, field=getattr(error, "field", None))
 
 
 async def _answer_validation(_request: Request, error: Exception) -> JSONResponse:

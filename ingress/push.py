@@ -21,6 +21,8 @@ from serve_app.jobs.service import EditOrder
 
 ACKNOWLEDGED = 204
 REDELIVER = 503
+MAX_DATA_CHARACTERS = 64 * 2**10
+"""A session's ids and parameters take a few thousand; what a job carries is written with every change of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,10 @@ def open_envelope(body: bytes) -> Push:
 
 def read_order(push: Push) -> EditOrder:
     """Raises InvalidMessage, naming what is wrong with the data."""
+    if len(push.data) > MAX_DATA_CHARACTERS:
+        raise InvalidMessage(
+            f"The message's data has {len(push.data)} characters of base64; at most {MAX_DATA_CHARACTERS} are accepted."
+        )
     values = _decode(push.data)
     try:
         message = SessionMessage.model_validate(values)
@@ -85,7 +91,7 @@ def describe_refusal(push: Push, error: InvalidMessage, now: float) -> DeadLette
         at=now,
         reason=error.code,
         message=error.message,
-        data=push.data,
+        data=push.data[:MAX_DATA_CHARACTERS],
         attributes={**push.attributes, "messageId": push.message_id},
     )
 

@@ -54,7 +54,6 @@ class PushEnvelope(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     message: PushMessage
-    subscription: str = ""
 
 
 class ProgressView(BaseModel):

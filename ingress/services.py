@@ -10,7 +10,6 @@ from fastapi import Depends, Request
 
 from serve_app.clock import Clock
 from serve_app.engines.readiness import Readiness
-from serve_app.errors import BodyTooLarge
 from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.service import JobService
 from serve_app.metrics import Sink
@@ -36,16 +35,3 @@ def get_services(request: Request) -> Services:
 
 
 Provided = Annotated[Services, Depends(get_services)]
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Raises BodyTooLarge as soon as more than `limit` bytes are announced or have come."""
-    announced = request.headers.get("content-length", "")
-    body = bytearray()
-    if announced.isdecimal() and int(announced) > limit:
-        raise BodyTooLarge(f"The body has {announced} bytes; at most {limit} are accepted.")
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise BodyTooLarge(f"The body has more than the {limit} bytes that are accepted.")
-    return bytes(body)

@@ -30,6 +30,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     serve.add_argument(
         "--data", type=Path, help="folder of the database and the photos (default: PAWFECT_DATA_DIR or data)"
     )
+    serve.add_argument("--config", type=Path, help="the deployments and their numbers (default: serve_config.yaml)")
     serve.set_defaults(run=_serve)
     seed = commands.add_parser("seed-session", help="put a session in place, as the app's backend does")
     seed.add_argument("--user", default="demo", help="user id (default: demo)")
@@ -64,10 +65,11 @@ def _find_pictures(options: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from pawfect.server import run
+    from pawfect.server import CONFIG, run
 
     given = {"port": options.port, "data_dir": options.data}
-    run(load_settings(**{name: value for name, value in given.items() if value is not None}))
+    settings = load_settings(**{name: value for name, value in given.items() if value is not None})
+    run(settings, options.config or CONFIG)
     return 0
 
 

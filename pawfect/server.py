@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import threading
@@ -24,17 +25,15 @@ OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's share of memory for what passes between replicas: crops of a few megabytes each."""
 
 
-def run(settings: Settings, config: Path = CONFIG) -> None:
+def run(settings: Settings, config: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain: running jobs end, or go back to the queue for the next start.
 
     Raises ConfigurationError when the port is taken, or the environment or the config file cannot be used.
     """
     check_environment(settings)
+    _prepare_ray()
     plan = read_config(config)
     _refuse_taken_port(settings.port)
-    # Without a mode Ray writes a token file into the home directory, which later breaks its own command line.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _start(settings, plan)
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):  # after Ray's start, which sets handlers of its own
@@ -45,6 +44,15 @@ def run(settings: Settings, config: Path = CONFIG) -> None:
         signal.signal(name, signal.SIG_DFL)
     print("draining", flush=True)
     _stop(plan["name"])
+
+
+def _prepare_ray() -> None:
+    """Must come before the first import of Ray, which reads these once."""
+    # Ray's own ports listen on every interface, and whoever may talk to them may run code. The token lives as long as
+    # this process and its children; given explicitly, Ray writes no token file, which would outlive it.
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 
 def read_config(path: Path) -> dict[str, Any]:

@@ -28,13 +28,21 @@ class ServiceProcess:
     """`environment` is added to this process's own. Output goes to `log`."""
 
     def __init__(
-        self, data_dir: Path, log: Path, *, port: int | None = None, environment: dict[str, str] | None = None
+        self,
+        data_dir: Path,
+        log: Path,
+        *,
+        port: int | None = None,
+        config: Path | None = None,
+        environment: dict[str, str] | None = None,
     ) -> None:
         self.port = port or find_free_port()
         self.metrics_port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = log
         self._command = [sys.executable, "-m", "pawfect", "serve", "--port", str(self.port), "--data", str(data_dir)]
+        if config is not None:
+            self._command += ["--config", str(config)]
         self._environment = {**os.environ, "PAWFECT_METRICS_PORT": str(self.metrics_port), **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 

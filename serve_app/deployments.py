@@ -6,18 +6,18 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
 
 from serve_app import metrics
 from serve_app.clock import SystemClock
 from serve_app.engines.loading import Loader, LoadState, Phase
-from serve_app.engines.protocol import Event, Failed, FillRequest
+from serve_app.engines.protocol import Event, Failed, FillRequest, Queued
 from serve_app.errors import EngineFailed, EngineUnavailable, PawfectError
 from serve_app.metrics import RaySink
 from serve_app.settings import Settings
@@ -33,6 +33,8 @@ DRAIN_S = 60.0
 STATE_INTERVAL_S = 2.0
 """How often an Editor asks the engines for their load state."""
 LOAD_POLL_S = 0.1
+HANG_FACTOR = 2
+"""Times the stage's limit after which a codec thread is taken to hang; it cannot be stopped, only its process can."""
 
 
 class DraftShell:
@@ -100,7 +102,7 @@ class EngineHandle:
         begun = finished = False
         try:
             async for event in events:
-                begun = True
+                begun = begun or not isinstance(event, Queued)  # a request that only waited has not met the engine
                 yield event
             finished = True
         except (BackPressureError, DeploymentUnavailableError, ActorUnavailableError) as error:
@@ -119,6 +121,8 @@ class EditorShell:
     """Claims jobs and runs them. `engines` maps engine names to the deployments that serve them."""
 
     def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle[Any]]) -> None:
+        from serve_app.jobs.closing import Closer
+        from serve_app.jobs.codec_threads import CodecThreads
         from serve_app.jobs.reconciler import Reconciler
         from serve_app.jobs.run import Editing
         from serve_app.jobs.runner import Runner
@@ -128,10 +132,12 @@ class EditorShell:
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
         stores, clock, sink = open_stores(settings), SystemClock(), RaySink()
         clients = {name: EngineHandle(handle) for name, handle in engines.items()}
-        threads = ThreadPoolExecutor(CODEC_THREADS, thread_name_prefix="codec")
-        editing = Editing(stores.jobs, stores.photos, clients, settings, clock, threads)
-        reconciler = Reconciler(stores.jobs, stores.dead_letters, clock, sink)
-        self._runner = Runner(stores.jobs, editing, reconciler, settings.jobs, clock, sink)
+        self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
+        self._threads = CodecThreads(CODEC_THREADS, clock)
+        editing = Editing(stores.jobs, stores.photos, clients, settings, clock, self._threads)
+        closer = Closer(stores.jobs, stores.dead_letters, sink)
+        reconciler = Reconciler(stores.jobs, closer, clock, sink)
+        self._runner = Runner(stores.jobs, editing, closer, settings.jobs, clock, sink)
         self._runner.start()
         self._tasks = [asyncio.create_task(reconciler.run()), asyncio.create_task(self._watch_engines())]
 
@@ -143,8 +149,11 @@ class EditorShell:
         return self._states
 
     async def check_health(self) -> None:
+        """Raises when the replica should be replaced: nothing is claimed any more, or a photo hangs in its decoder."""
         if not self._runner.is_alive:
             raise RuntimeError("The claim loop has ended.")
+        if (busy := self._threads.busy_seconds()) > self._hang_s:
+            raise RuntimeError(f"A photo has been in its decoder or encoder for {busy:.0f} s.")
 
     async def stop(self) -> None:
         await self._runner.drain(DRAIN_S)
@@ -162,31 +171,32 @@ class EditorShell:
 
 
 async def _ask_state(handle: DeploymentHandle[Any], last: LoadState | None) -> LoadState | None:
+    """An engine's state: what a replica says; None when Serve wants none; loading while none runs."""
     name = handle.deployment_name
-    if await asyncio.to_thread(_is_scaled_to_zero, name):
-        return None  # asking it would wake it
+    overview = await asyncio.to_thread(_look_up, name)
+    if overview is None or not (running := overview.replica_states.get(ReplicaState.RUNNING, 0)):
+        if overview is not None and overview.status == DeploymentStatus.HEALTHY and not overview.replica_states:
+            return None  # scaled to zero; asking it would wake it
+        return LoadState(Phase.LOADING, f"No replica of {name} runs.", 0.0)
     try:
         state: LoadState = await asyncio.wait_for(_call_load_state(handle), STATE_INTERVAL_S * 2)
     except TimeoutError:
         # A saturated engine has no place for the question either: if it was ready, it still is.
         if last is not None and last.phase is Phase.READY:
             return last
-    except RayError:
-        log.info("an engine does not answer", extra={"deployment": name})
-    else:
-        return state
-    return LoadState(Phase.LOADING, f"No replica of {name} answers yet.", 0.0)
+        return LoadState(Phase.LOADING, f"None of {running} replicas of {name} answers.", 0.0)
+    except (RayError, RayServeException) as error:
+        return LoadState(Phase.LOADING, f"{name} does not answer: {type(error).__name__}.", 0.0)
+    return state
 
 
 async def _call_load_state(handle: DeploymentHandle[Any]) -> Any:
     return await handle.load_state.remote()
 
 
-def _is_scaled_to_zero(deployment: str) -> bool:
-    """Whether Serve wants no replica of it at present, and has none."""
-    app = serve.status().applications[serve.get_replica_context().app_name]
-    overview = app.deployments.get(deployment)
-    return overview is not None and overview.status == "HEALTHY" and not overview.replica_states
+def _look_up(deployment: str) -> DeploymentStatusOverview | None:
+    application = serve.status().applications[serve.get_replica_context().app_name]
+    return application.deployments.get(deployment)
 
 
 # Serve awaits the `__del__` of a replica it stops. Only these have one: Python itself would not await it.

@@ -56,10 +56,6 @@ class InvalidEnvelope(CallerError):
     code = "invalid_envelope"
 
 
-class BodyTooLarge(CallerError):
-    code = "body_too_large"
-
-
 class InvalidMessage(CallerError):
     """An envelope whose data no retry can make acceptable; it belongs in the dead letters."""
 
@@ -160,8 +156,10 @@ class EngineFailed(TransientError):
     code = "engine_failed"
 
 
-class EngineTimeout(TransientError):
-    code = "engine_timeout"
+class StageTimeout(TransientError):
+    """A stage of a run took too long; counted against the job."""
+
+    code = "stage_timeout"
 
 
 class UnexpectedFailure(TransientError):

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -85,7 +86,9 @@ class JobSettings(Section):
     claim_poll_s: float = Field(0.5, gt=0, description="how often an idle Editor looks for work, in seconds")
     slots: int = Field(4, ge=1, le=256, description="jobs one Editor holds at a time")
     urgent_slots: int = Field(2, ge=0, description="of those, places that only urgent jobs may take")
-    run_timeout_s: float = Field(600, gt=0, description="one run of a job, all stages, at most, in seconds")
+    stage_timeout_s: float = Field(
+        120, gt=0, description="one stage of a run at most, and an engine's silence once it has begun, in seconds"
+    )
     push_wait_s: float = Field(
         570, gt=0, le=600, description="a push still waiting is answered 503 then; below the ack deadline of 600 s"
     )
@@ -136,7 +139,7 @@ class Settings(BaseSettings):
     service_name: str = Field(
         "pawfect",
         validation_alias=AliasChoices("PAWFECT_SERVICE_NAME", "SERVICE_NAME"),
-        description="name in logs and traces",
+        description="name in the logs",
     )
     project_id: str | None = Field(
         None, validation_alias=AliasChoices("PAWFECT_PROJECT_ID", "PROJECT_ID"), description="gcp: project"
@@ -147,7 +150,7 @@ class Settings(BaseSettings):
     hf_token: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("PAWFECT_HF_TOKEN", "HF_TOKEN"),
-        description="token for gated weights on the model hub",
+        description="token sent to the model hub when weights are fetched from it",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="least severe line that is logged"
@@ -166,6 +169,8 @@ class Settings(BaseSettings):
     @field_validator("qualities", mode="before")
     @classmethod
     def _keep_the_shipped_rows(cls, given: Any) -> Any:
+        if isinstance(given, dict) and "auto" in given:
+            raise ValueError("a row cannot be called 'auto', which stands for the configured quality")
         return {**DEFAULT_QUALITIES, **given} if isinstance(given, dict) else given
 
     @model_validator(mode="after")
@@ -183,7 +188,7 @@ def load_settings(**given: Any) -> Settings:
     Raises ConfigurationError with one sentence per wrong value, each naming the variable and what it accepts.
     """
     try:
-        _refuse_unknown_names(os.environ)
+        _refuse_unknown_names({**dotenv_values(".env"), **os.environ})
         return Settings(**given)
     except ValidationError as error:
         raise ConfigurationError(" ".join(_describe(detail) for detail in error.errors())) from None
@@ -201,7 +206,7 @@ def _describe(detail: Any) -> str:
     return f"{name}: {message}{shown}."
 
 
-def _refuse_unknown_names(environment: Mapping[str, str]) -> None:
+def _refuse_unknown_names(environment: Mapping[str, str | None]) -> None:
     known = {name for name, *_ in describe_settings()}
     for name in environment:
         if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "QUALITIES__"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 from pawfect.sessions import Backend
 from serve_app.clock import SystemClock
 from serve_app.engines.protocol import EngineClient
+from serve_app.jobs.closing import Closer
+from serve_app.jobs.codec_threads import CodecThreads
 from serve_app.jobs.model import Job, Session
 from serve_app.jobs.reconciler import Reconciler
 from serve_app.jobs.run import Editing
@@ -36,6 +37,7 @@ class Workbench:
     reconciler: Reconciler
     sink: PlainSink
     backend: Backend
+    threads: CodecThreads
 
     async def put_session(
         self, photo: bytes | None = None, mask: bytes | None = None, session: Session = SESSION
@@ -69,17 +71,19 @@ async def open_workbench(
 ) -> AsyncIterator[Workbench]:
     settings = Settings(data_dir=root, jobs=JobSettings(**{**QUICK, **jobs}))
     stores, clock, sink = open_stores(settings), SystemClock(), PlainSink()
-    with ThreadPoolExecutor(2) as threads:
-        editing = Editing(stores.jobs, stores.photos, engines, settings, clock, threads)
-        reconciler = Reconciler(stores.jobs, stores.dead_letters, clock, sink)
-        runner = Runner(stores.jobs, editing, reconciler, settings.jobs, clock, sink)
-        service = JobService(stores.jobs, stores.photos, settings, clock)
-        backend = Backend(root)
-        if start:
-            runner.start()
-        try:
-            yield Workbench(settings, stores, service, runner, reconciler, sink, backend)
-        finally:
-            await runner.drain(0)
-            backend.close()
-            await stores.close()
+    threads = CodecThreads(2, clock)
+    editing = Editing(stores.jobs, stores.photos, engines, settings, clock, threads)
+    closer = Closer(stores.jobs, stores.dead_letters, sink)
+    reconciler = Reconciler(stores.jobs, closer, clock, sink)
+    runner = Runner(stores.jobs, editing, closer, settings.jobs, clock, sink)
+    service = JobService(stores.jobs, stores.photos, closer, settings, clock)
+    backend = Backend(root)
+    if start:
+        runner.start()
+    try:
+        yield Workbench(settings, stores, service, runner, reconciler, sink, backend, threads)
+    finally:
+        await runner.drain(0)
+        threads.close()
+        backend.close()
+        await stores.close()

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
+
 from fastapi import APIRouter, Request, Response
 
 from ingress import push
-from ingress.services import Provided, Services, read_body
+from ingress.problems import find_status
+from ingress.services import Provided, Services
 from serve_app import metrics
-from serve_app.errors import InvalidMessage, InvalidRequest
+from serve_app.errors import InvalidMessage, InvalidRequest, PawfectError
 
 router = APIRouter(tags=["push"])
 
+PATH = "/inpaint"
 MAX_BODY_BYTES = 16 * 2**20
 """Pub/Sub's largest message, 10 MB, as base64 with its envelope."""
 
 
-@router.post("/inpaint", status_code=push.ACKNOWLEDGED, response_class=Response)
+@router.post(PATH, status_code=push.ACKNOWLEDGED, response_class=Response)
 async def receive_push(request: Request, services: Provided) -> Response:
     """Edit the session named in a Pub/Sub push. 204 acknowledges: the job has ended, whether well or not, or the
     message was of no use and lies in the dead letters. 400: not a push. 503: not finished yet, deliver again."""
-    delivery = push.open_envelope(await read_body(request, MAX_BODY_BYTES))
+    status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+    try:
+        status = await _answer(services, push.open_envelope(await request.body()))
+    except PawfectError as error:
+        status = int(find_status(error))
+        raise
+    finally:
+        services.sink.record(metrics.PUSHES, status=str(status))
+    return Response(status_code=status)
+
+
+async def _answer(services: Services, delivery: push.Push) -> int:
     try:
         job = await services.jobs.submit(push.read_order(delivery))
     except (InvalidMessage, InvalidRequest) as error:
         await _refuse(services, delivery, InvalidMessage(error.message))
-        status = push.ACKNOWLEDGED
-    else:
-        services.nudge()
-        status = push.acknowledge(await services.jobs.wait(job.id, services.settings.jobs.push_wait_s))
-    services.sink.record(metrics.PUSHES, status=str(status))
-    return Response(status_code=status)
+        return push.ACKNOWLEDGED
+    services.nudge()
+    return push.acknowledge(await services.jobs.wait(job.id, services.settings.jobs.push_wait_s))
 
 
 async def _refuse(services: Services, delivery: push.Push, error: InvalidMessage) -> None:
-    await services.dead_letters.put(push.describe_refusal(delivery, error, services.clock.now()))
-    services.sink.record(metrics.DEAD_LETTERS, reason=error.code)
+    if await services.dead_letters.put(push.describe_refusal(delivery, error, services.clock.now())):
+        services.sink.record(metrics.DEAD_LETTERS, reason=error.code)
     if (session := push.find_session(delivery)) is not None:
         await services.jobs.refuse(session, error.message)

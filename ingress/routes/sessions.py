@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import uuid
 from typing import Annotated, Any
 
@@ -68,10 +70,13 @@ async def cancel_edit(session: Named, services: Provided, response: Response) ->
 
 
 def _make_order(session: Session, options: EditOptions) -> EditOrder:
+    # In the dead letters it looks like the push that would have asked for the same, and can be replayed as one.
+    ids = {"userId": session.user_id, "sessionId": session.session_id}
+    message = {**ids, **options.model_dump(exclude_none=True, exclude_defaults=True)}
     return EditOrder(
         session=session,
         delivery=f"http-{uuid.uuid4().hex}",
-        message=options.model_dump_json(exclude_none=True),
+        message=base64.b64encode(json.dumps(message).encode()).decode(),
         prompt=options.prompt,
         steps=options.steps,
         guidance_scale=options.guidance_scale,

@@ -82,10 +82,10 @@ class DraftEngine:
         if closed:
             self._end(held, Cancelled())
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         with self._changed:
             for held in (*self._waiting, *([self._running] if self._running else [])):
-                if held.request.job_id == job_id:
+                if held.request.request_id == request_id:
                     held.cancelled = True
             self._changed.notify()
 
@@ -147,7 +147,7 @@ class DraftEngine:
         except PawfectError as error:
             return _fail(error)
         except Exception as error:
-            log.exception("the draft engine failed on job %s", held.request.job_id)
+            log.exception("the draft engine failed on request %s", held.request.request_id)
             return _fail(EngineFailed(f"the draft engine failed: {type(error).__name__}: {error}"))
 
     def _fill(self, held: _Held) -> FillResult:
@@ -156,6 +156,7 @@ class DraftEngine:
             check_crop(crop)
         if not crops:
             raise EngineRejected("the request has no crops; send at least one")
+        self._tell(held, Step(0, len(crops)))
         images: list[Image] = []
         spent = 0.0
         for crop in crops:
@@ -208,7 +209,7 @@ class DraftEngine:
         try:
             held.emit(event)
         except Exception:  # somebody else's callback must not end the thread everybody depends on
-            log.exception("job %s did not take the event %s", held.request.job_id, type(event).__name__)
+            log.exception("request %s did not take the event %s", held.request.request_id, type(event).__name__)
 
 
 def _late() -> DeadlineExceeded:

@@ -31,9 +31,10 @@ class Crop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FillRequest:
-    """`seed` in [0, 2⁶³); a smaller `priority` is more urgent; times are seconds of the Unix clock."""
+    """`request_id` is unique to one run of a job. `seed` in [0, 2⁶³); a smaller `priority` is more urgent; times are
+    seconds of the Unix clock."""
 
-    job_id: str
+    request_id: str
     crops: tuple[Crop, ...]
     prompt: str
     steps: int
@@ -65,7 +66,7 @@ class Queued:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """`step` of `steps` is finished, 1-based; a one-shot model counts crops."""
+    """`step` of `steps` are finished; the first says 0: the request's turn has come. One-shot models count crops."""
 
     step: int
     steps: int
@@ -107,7 +108,7 @@ class Engine(Protocol):
     def submit(self, request: FillRequest, emit: Emit) -> None:
         """Accept a request and return at once; never raises for the request's content, which ends in `Failed`."""
 
-    def cancel(self, job_id: str) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ask for the end of a request: in `Cancelled`, or as it ended if it was faster. Unknown ids are ignored."""
 
     def busy_seconds(self) -> float:

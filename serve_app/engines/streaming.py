@@ -26,7 +26,7 @@ async def stream(engine: Engine, request: FillRequest) -> AsyncGenerator[Event]:
             yield event
     finally:
         if not finished:
-            engine.cancel(request.job_id)
+            engine.cancel(request.request_id)
 
 
 class DirectClient:

@@ -22,9 +22,10 @@ class DeadLetter:
 
 
 class DeadLetters(Protocol):
-    """Both raise StoreUnavailable when the place does not answer."""
+    """Both methods raise StoreUnavailable when the place does not answer."""
 
-    async def put(self, letter: DeadLetter) -> None: ...
+    async def put(self, letter: DeadLetter) -> bool:
+        """Whether the letter was new, as far as the place can tell."""
 
     async def latest(self, limit: int) -> Sequence[DeadLetter]: ...
 

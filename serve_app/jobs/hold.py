@@ -36,9 +36,16 @@ class Hold:
         self._clock = clock
         self._settings = settings
         self._progress = job.progress
+        self._progress_due = 0.0
+        self._committed = False
+
+    @property
+    def is_committed(self) -> bool:
+        """Whether the run has begun to write its result; from then on it is finished, not interrupted."""
+        return self._committed
 
     def report(self, progress: Progress) -> None:
-        """Remember the newest progress; it is written with the next beat, at most once per interval."""
+        """Remember the newest progress; it is written with a beat, at most once per `progress_interval_s`."""
         self._progress = progress
 
     async def keep(self) -> Interruption:
@@ -47,7 +54,8 @@ class Hold:
         while True:
             await asyncio.sleep(interval)
             try:
-                if (reason := await self._beat()) is not None:
+                reason = await self._beat()
+                if reason is Interruption.LOST or (reason is not None and not self._committed):
                     return reason
             except StoreUnavailable as error:
                 log.warning("lease not renewed: %s", error, extra={"job": self.job.id})
@@ -56,19 +64,24 @@ class Hold:
         """Ask once more, right before an effect, whether this worker should still have it; outages are waited out."""
         while True:
             try:
-                return await self._beat()
+                reason = await self._beat()
             except StoreUnavailable:
                 await asyncio.sleep(OUTAGE_PAUSE_S)
+            else:
+                self._committed = reason is None
+                return reason
 
     async def _beat(self) -> Interruption | None:
         superseded = False
+        moment = self._clock.monotonic()
+        progress = self._progress if moment >= self._progress_due else self.job.progress
 
         def decide(job: Job | None, document: Document | None) -> Write | None:
             nonlocal superseded
             if job is None:
                 raise LeaseLost(f"Job {self.job.id} is gone.")
             superseded = document is not None and not session_view.is_shown(job.id, document)
-            beaten = transitions.beat(job, self.token, self._clock.now(), self._progress, self._settings)
+            beaten = transitions.beat(job, self.token, self._clock.now(), progress, self._settings)
             if beaten is job:
                 return None
             return Write(beaten, None if superseded else session_view.describe(beaten))
@@ -78,6 +91,8 @@ class Hold:
         except LeaseLost:
             return Interruption.LOST
         assert job is not None
+        if job.progress != self.job.progress:
+            self._progress_due = moment + self._settings.progress_interval_s
         self.job = job
         if job.cancel_requested:
             return Interruption.CANCELLED

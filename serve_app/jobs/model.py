@@ -14,7 +14,7 @@ SCHEMA = 1
 """Number written into every job document; readers refuse a newer one."""
 
 MAX_DELIVERIES = 64
-"""Delivery ids remembered per job, the latest ones: enough to know any redelivery Pub/Sub still makes."""
+"""Delivery ids remembered per job, the latest ones; a redelivery older than so many other messages counts as new."""
 
 
 class Status(StrEnum):
@@ -110,7 +110,8 @@ class Job:
     """Times are seconds of the Unix clock. `deliveries` are the ids of the messages that asked for this job.
 
     `attempts` counts runs; `crashes` those that ended without a word, `transient_failures` those that failed in a way
-    worth repeating. `message` is what the caller sent, kept for the dead letters.
+    worth repeating. `message` is the base64 JSON that asked for the job, kept for the dead letters. `closed` says that
+    the end has been counted and, for a failure, its dead letter written.
     """
 
     id: str
@@ -139,7 +140,7 @@ class Job:
     stage_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     gpu_seconds: float = 0.0
     cost: float = 0.0
-    dead_lettered: bool = False
+    closed: bool = False
     version: int = 0
 
     def evolve(self, **changes: Any) -> Self:

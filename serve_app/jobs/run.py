@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,9 @@ from serve_app.errors import (
     ObjectReplaced,
     QualityUnavailable,
     SessionMissing,
+    StageTimeout,
 )
+from serve_app.jobs.codec_threads import CodecThreads
 from serve_app.jobs.model import Job, Progress, Session, Stage
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.transitions import Outcome
@@ -75,10 +76,7 @@ class _Inputs:
 
 
 class Editing:
-    """`engines` maps the engine names of the quality table to those that this installation runs.
-
-    Decoding and encoding take place on `threads`, whose number bounds the full frames in memory.
-    """
+    """`engines` maps the engine names of the quality table to those that this installation runs."""
 
     def __init__(
         self,
@@ -87,7 +85,7 @@ class Editing:
         engines: Mapping[str, EngineClient],
         settings: Settings,
         clock: Clock,
-        threads: ThreadPoolExecutor,
+        threads: CodecThreads,
     ) -> None:
         self._store = store
         self._photos = photos
@@ -95,37 +93,40 @@ class Editing:
         self._settings = settings
         self._clock = clock
         self._threads = threads
+        self._limit_s = settings.jobs.stage_timeout_s
         self._in_engine = 0
 
     async def run(self, job: Job, report: Report, confirm: Confirm) -> Outcome:
         """Do the whole edit. Raises PermanentError or TransientError; writes nothing but the two result objects."""
-        loop = asyncio.get_running_loop()
         watch = Stopwatch(self._clock)
         watch.add({Stage.QUEUE: max(0.0, (job.claimed_at or job.created_at) - job.created_at)})
         engine_name, engine = self._choose_engine(job)
         report(Progress(Stage.DOWNLOAD))
-        with watch.time(Stage.DOWNLOAD):
-            inputs = await self._download(job)
+        with watch.time(Stage.DOWNLOAD), _limited(Stage.DOWNLOAD, self._limit_s):
+            async with asyncio.timeout(self._limit_s):
+                inputs = await self._download(job)
         report(Progress(Stage.DECODE))
         quality = self._settings.qualities[job.parameters.quality]
         alone = self._in_engine == 0
-        prepared = await loop.run_in_executor(
-            self._threads,
-            partial(edit.prepare, inputs.original, inputs.mask, quality, self._settings, keep_frame=alone),
-        )
+        prepare = partial(edit.prepare, inputs.original, inputs.mask, quality, self._settings, keep_frame=alone)
+        with _limited(Stage.DECODE, self._limit_s):
+            prepared = await self._threads.run(self._limit_s, prepare)
         watch.add(prepared.seconds)
         report(Progress(Stage.ENGINE))
         with watch.time(Stage.ENGINE), self._entering_engine():
             if self._in_engine > 1:
                 prepared = prepared.without_frame()
-            result = await _fill(engine, _make_request(job, prepared.crops), report)
+            result = await _fill(engine, _make_request(job, prepared.crops), report, self._limit_s)
         report(Progress(Stage.ENCODE))
-        edited = await loop.run_in_executor(self._threads, edit.finish, prepared, result.images, self._settings)
+        with _limited(Stage.ENCODE, self._limit_s):
+            finish = partial(edit.finish, prepared, result.images, self._settings)
+            edited = await self._threads.run(self._limit_s, finish)
         watch.add(edited.seconds)
         await confirm()
         report(Progress(Stage.UPLOAD))
-        with watch.time(Stage.UPLOAD):
-            await self._upload(job.session, edited, inputs)
+        with watch.time(Stage.UPLOAD), _limited(Stage.UPLOAD, self._limit_s):
+            async with asyncio.timeout(self._limit_s):
+                await self._upload(job.session, edited, inputs)
         cost = result.gpu_seconds * self._settings.engines.gpu_hour_usd / SECONDS_PER_HOUR
         return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost)
 
@@ -178,9 +179,17 @@ class Editing:
         )
 
 
+@contextmanager
+def _limited(stage: Stage, limit_s: float) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise StageTimeout(f"The stage {stage} took longer than {limit_s:.0f} s.") from None
+
+
 def _make_request(job: Job, crops: tuple[Crop, ...]) -> FillRequest:
     return FillRequest(
-        job_id=job.id,
+        request_id=f"{job.id}/{job.attempts}",
         crops=crops,
         prompt=job.parameters.prompt,
         steps=job.parameters.steps,
@@ -192,10 +201,17 @@ def _make_request(job: Job, crops: tuple[Crop, ...]) -> FillRequest:
     )
 
 
-async def _fill(engine: EngineClient, request: FillRequest, report: Report) -> FillResult:
-    result = None
+async def _fill(engine: EngineClient, request: FillRequest, report: Report, silence_s: float) -> FillResult:
+    """Waiting for its turn, a request may take for ever; once it has begun, something must happen every `silence_s`."""
+    result, begun = None, False
     async with aclosing(engine.fill(request)) as events:
-        async for event in events:
+        while True:
+            with _limited(Stage.ENGINE, silence_s):
+                async with asyncio.timeout(silence_s if begun else None):
+                    event = await anext(events, None)
+            if event is None:
+                break
+            begun = begun or not isinstance(event, Queued)
             result = _consume(event, report) or result
     if result is None:
         raise EngineFailed("The engine ended without a result.")

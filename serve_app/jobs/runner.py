@@ -14,7 +14,6 @@ from serve_app import metrics
 from serve_app.clock import Clock
 from serve_app.errors import (
     DeadlineExceeded,
-    EngineTimeout,
     LeaseLost,
     PawfectError,
     PreconditionFailed,
@@ -22,9 +21,9 @@ from serve_app.errors import (
     UnexpectedFailure,
 )
 from serve_app.jobs import session_view, transitions
+from serve_app.jobs.closing import Closer
 from serve_app.jobs.hold import Hold, Interruption
-from serve_app.jobs.model import Job, Status
-from serve_app.jobs.reconciler import Reconciler
+from serve_app.jobs.model import Job, Priority, Status
 from serve_app.jobs.run import Editing
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
@@ -42,14 +41,14 @@ class Runner:
         self,
         store: JobStore,
         editing: Editing,
-        reconciler: Reconciler,
+        closer: Closer,
         settings: JobSettings,
         clock: Clock,
         sink: Sink,
     ) -> None:
         self._store = store
         self._editing = editing
-        self._reconciler = reconciler
+        self._closer = closer
         self._settings = settings
         self._clock = clock
         self._sink = sink
@@ -101,26 +100,32 @@ class Runner:
         self._wake.clear()
 
     async def _claim_one(self) -> bool:
-        free = self._settings.slots - len(self._active)
-        if free <= 0:
+        if len(self._active) >= self._settings.slots:
             return False
+        normal = sum(hold.job.priority is not Priority.URGENT for hold in self._active.values())
+        urgent_only = normal >= self._settings.slots - self._settings.urgent_slots
         token = uuid.uuid4().hex
         now = self._clock.now()
+        crashed = False
 
         def decide(job: Job | None, document: Document | None) -> Write | None:
+            nonlocal crashed
             assert job is not None
+            crashed = job.status is Status.PROCESSING
             if document is not None and not session_view.is_shown(job.id, document):
                 return Write(transitions.cancel(job, now, transitions.SUPERSEDED))
             claimed = transitions.claim(job, token, now, self._settings)
             return Write(claimed, session_view.describe(claimed))
 
-        job = await self._store.claim(now, decide, urgent_only=free <= self._settings.urgent_slots)
+        job = await self._store.claim(now, decide, urgent_only=urgent_only)
         if job is None:
             return False
+        if crashed:
+            self._sink.record(metrics.ATTEMPTS, result="crashed")
         if job.status is Status.PROCESSING:
             self._launch(Hold(self._store, self._clock, self._settings, job, token))
         else:
-            await self._reconciler.close(job)
+            await self._closer.close(job)
         return True
 
     def _launch(self, hold: Hold) -> None:
@@ -143,9 +148,11 @@ class Runner:
         try:
             await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:  # the drain's time is over
-            await _stop(work, keep)
-            await self._finish(hold, lambda job, token, _now, _superseded: transitions.release(job, token))
-            return
+            if not hold.is_committed:
+                await _stop(work, keep)
+                await self._finish(hold, lambda job, token, _now, _superseded: transitions.release(job, token))
+                return
+            await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             await _stop(keep)
             await self._finish(hold, work.result())
@@ -159,14 +166,12 @@ class Runner:
     async def _work(self, hold: Hold) -> transitions.End:
         """Run the job and return how it ended; never raises but for cancellation."""
         settings, job = self._settings, hold.job
-        remaining = job.deadline_at - self._clock.now()
         try:
-            async with asyncio.timeout(max(0.0, min(settings.run_timeout_s, remaining))):
+            async with asyncio.timeout(max(0.0, job.deadline_at - self._clock.now())):
                 outcome = await self._editing.run(job, hold.report, lambda: _insist(hold))
         except TimeoutError:
-            late: PawfectError = EngineTimeout(f"The run took longer than {settings.run_timeout_s:.0f} s.")
-            if remaining <= settings.run_timeout_s:
-                late = DeadlineExceeded(f"Not finished within {job.deadline_at - job.created_at:.0f} s of its arrival.")
+            waited = job.deadline_at - job.created_at
+            late = DeadlineExceeded(f"Not finished within {waited:.0f} s of its arrival.")
             return transitions.settling(late, settings)
         except _Interrupted:
             return transitions.obey
@@ -184,17 +189,24 @@ class Runner:
         return transitions.completing(outcome)
 
     async def _finish(self, hold: Hold, end: transitions.End) -> None:
+        before = hold.job
         job = await hold.end(end)
-        if job is None:
-            self._sink.record(metrics.ATTEMPTS, result="lost")
+        self._sink.record(metrics.ATTEMPTS, result="lost" if job is None else _name_result(before, job))
+        if job is None or not job.status.is_final:
             return
-        result = _RESULTS.get(job.status, "retried" if job.error else "released")
-        self._sink.record(metrics.ATTEMPTS, result=result)
-        if job.status.is_final:
-            await self._reconciler.close(job)
+        try:
+            await self._closer.close(job)
+        except StoreUnavailable as error:
+            log.warning("end not closed yet: %s", error, extra={"job": job.id})
 
 
-_RESULTS = {Status.COMPLETED: "completed", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
+def _name_result(before: Job, after: Job) -> str:
+    """How a run ended, as a label: a final status, or why it is queued again."""
+    if after.status.is_final:
+        return str(after.status)
+    if after.transient_failures > before.transient_failures:
+        return "retried"
+    return "postponed" if after.not_before > before.not_before else "released"
 
 
 class _Interrupted(Exception):

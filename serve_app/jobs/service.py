@@ -1,14 +1,15 @@
-"""What the outside may do with jobs: submit, get, cancel, watch, wait."""
+"""What the outside may do with jobs: submit, find, cancel, wait."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from serve_app.clock import Clock
 from serve_app.errors import InvalidRequest, NotFound, StoreUnavailable
 from serve_app.jobs import session_view, transitions
+from serve_app.jobs.admission import NotClosed, admit
+from serve_app.jobs.closing import Closer
 from serve_app.jobs.model import Job, Parameters, Priority, Session, Status, derive_id
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
@@ -44,8 +45,9 @@ class EditOrder:
 
 
 class JobService:
-    def __init__(self, store: JobStore, photos: PhotoStore, settings: Settings, clock: Clock) -> None:
+    def __init__(self, store: JobStore, photos: PhotoStore, closer: Closer, settings: Settings, clock: Clock) -> None:
         self._store = store
+        self._closer = closer
         self._photos = photos
         self._settings = settings
         self._clock = clock
@@ -75,11 +77,21 @@ class JobService:
             deliveries=(order.delivery,),
             message=order.message,
         )
-        job = await self._store.change(
-            fresh.id, session, lambda found, document: _admit(found, document, fresh, order.delivery)
-        )
-        assert job is not None
-        return job
+        return await self._admit(fresh, order.delivery)
+
+    async def _admit(self, fresh: Job, delivery: str) -> Job:
+        while True:
+            try:
+                job = await self._store.change(
+                    fresh.id, fresh.session, lambda found, document: admit(found, document, fresh, delivery)
+                )
+            except NotClosed as unfinished:  # its dead letter must be written before it starts over
+                await self._closer.close(unfinished.job)
+            else:
+                assert job is not None
+                if job.status.is_final and not job.closed:
+                    await self._closer.close(job)
+                return job
 
     def resolve(self, order: EditOrder) -> Parameters:
         name = order.quality if order.quality not in (None, "auto") else self._settings.quality
@@ -121,10 +133,9 @@ class JobService:
 
         job = await self._store.change(job_id, found.session, decide)
         assert job is not None
+        if job.status.is_final:
+            await self._closer.close(job)
         return job
-
-    def watch(self, job_id: str) -> AsyncIterator[Job]:
-        return self._store.watch(job_id)
 
     def stop_waiting(self) -> None:
         """From now on nobody waits for a job that no worker has: the workers are being stopped, too."""
@@ -164,19 +175,3 @@ class JobService:
 
 def _show(job: Job, document: Document | None) -> dict[str, object] | None:
     return session_view.describe(job) if session_view.is_shown(job.id, document) else None
-
-
-def _admit(found: Job | None, document: Document | None, fresh: Job, delivery: str) -> Write | None:
-    """What becomes of an order for a job that may exist already."""
-    if found is None:
-        return Write(fresh, session_view.describe(fresh))
-    if delivery in found.deliveries:
-        return None
-    shown = session_view.is_shown(found.id, document)
-    if not found.status.is_final:
-        joined = transitions.join(found, delivery, fresh.priority)
-        return Write(joined, None if shown else session_view.describe(joined))
-    if found.status is Status.COMPLETED and shown:
-        return Write(transitions.join(found, delivery, found.priority))
-    again = transitions.requeue(found, fresh, delivery)
-    return Write(again, session_view.describe(again))

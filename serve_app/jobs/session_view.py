@@ -24,6 +24,7 @@ def describe(job: Job) -> dict[str, Any]:
     completed = job.status is Status.COMPLETED
     fields: dict[str, Any] = {
         "jobId": job.id,
+        "jobPublishedAt": job.published_at,
         "processingStatus": _SHOWN[job.status],
         "progress": asdict(job.progress) if job.progress else None,
         "errorMessage": job.error if job.status in (Status.FAILED, Status.CANCELLED) else None,
@@ -42,6 +43,13 @@ def refuse(message: str, document: Document) -> dict[str, Any]:
     if document.get("jobId") and document.get("processingStatus") == "processing":
         return {}
     return {"processingStatus": "failed", "errorMessage": message}
+
+
+def is_newer(document: Document | None, job: Job) -> bool:
+    """Whether the session shows another job, asked for after this one; then an older message has come late."""
+    if document is None or is_shown(job.id, document):
+        return False
+    return float(document.get("jobPublishedAt") or 0) > job.published_at
 
 
 def is_shown(job_id: str, document: Document | None) -> bool:

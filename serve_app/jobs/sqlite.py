@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from serve_app.errors import ConfigurationError, StoreUnavailable
 from serve_app.jobs.dead_letters import DeadLetter
-from serve_app.jobs.model import Job, Priority, Session, Status, from_document, to_document
+from serve_app.jobs.model import SCHEMA, Job, Priority, Session, Status, from_document, to_document
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Backlog, Decide, Write
 
@@ -38,7 +38,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     not_before REAL NOT NULL,
     lease_expires_at REAL,
     deadline_at REAL NOT NULL,
-    dead_lettered INTEGER NOT NULL,
+    closed INTEGER NOT NULL,
+    schema INTEGER NOT NULL,
     change INTEGER NOT NULL,
     body TEXT NOT NULL
 );
@@ -58,7 +59,7 @@ CREATE TABLE IF NOT EXISTS dead_letters (
 _CLAIMABLE = """
 SELECT body FROM jobs
 WHERE ((status = 'queued' AND not_before <= :now) OR (status = 'processing' AND lease_expires_at <= :now))
-  AND priority <= :least
+  AND priority <= :least AND schema <= :schema
 ORDER BY priority, created_at LIMIT 1
 """
 
@@ -134,7 +135,7 @@ def _apply(connection: sqlite3.Connection, job: Job | None, session: Session, de
 def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
     job = write.job.evolve(version=write.job.version + 1)
     connection.execute(
-        "INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,(SELECT IFNULL(MAX(change), 0) + 1 FROM jobs),?)",
+        "INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,(SELECT IFNULL(MAX(change), 0) + 1 FROM jobs),?)",
         (
             job.id,
             str(job.status),
@@ -143,7 +144,8 @@ def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
             job.not_before,
             job.lease.expires_at if job.lease else None,
             job.deadline_at,
-            int(job.dead_lettered),
+            int(job.closed),
+            SCHEMA,
             json.dumps(to_document(job)),
         ),
     )
@@ -164,7 +166,7 @@ class SqliteJobStore:
 
     async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
         least = Priority.URGENT if urgent_only else max(Priority)
-        values = {"now": now, "least": int(least)}
+        values = {"now": now, "least": int(least), "schema": SCHEMA}
 
         def work(connection: sqlite3.Connection) -> Job | None:
             # A look without the write lock first: idle Editors poll, and must not hold up those who write.
@@ -188,13 +190,13 @@ class SqliteJobStore:
         status: Status,
         limit: int,
         before_deadline: float | None = None,
-        dead_lettered: bool | None = None,
+        closed: bool | None = None,
     ) -> Sequence[Job]:
         query = """
             SELECT body FROM jobs
-            WHERE status = ? AND (? IS NULL OR deadline_at < ?) AND (? IS NULL OR dead_lettered = ?)
+            WHERE status = ? AND (? IS NULL OR deadline_at < ?) AND (? IS NULL OR closed = ?) AND schema <= ?
             ORDER BY created_at LIMIT ?"""
-        values = (str(status), before_deadline, before_deadline, dead_lettered, dead_lettered, limit)
+        values = (str(status), before_deadline, before_deadline, closed, closed, SCHEMA, limit)
         rows = await self._database.run(lambda connection: connection.execute(query, values).fetchall())
         return [from_document(json.loads(row[0])) for row in rows]
 
@@ -248,13 +250,15 @@ class SqliteDeadLetters:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
 
-    async def put(self, letter: DeadLetter) -> None:
+    async def put(self, letter: DeadLetter) -> bool:
         values = (letter.id, letter.at, letter.reason, letter.message, letter.data, json.dumps(dict(letter.attributes)))
 
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute("INSERT OR IGNORE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", values)
+        def work(connection: sqlite3.Connection) -> bool:
+            return (
+                connection.execute("INSERT OR IGNORE INTO dead_letters VALUES (?, ?, ?, ?, ?, ?)", values).rowcount > 0
+            )
 
-        await self._database.run(work)
+        return await self._database.run(work)
 
     async def latest(self, limit: int) -> Sequence[DeadLetter]:
         query = "SELECT id, at, reason, message, data, attributes FROM dead_letters ORDER BY at DESC LIMIT ?"

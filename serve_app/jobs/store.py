@@ -47,7 +47,7 @@ class JobStore(Protocol):
     async def get(self, job_id: str) -> Job | None: ...
 
     async def find(
-        self, *, status: Status, limit: int, before_deadline: float | None = None, dead_lettered: bool | None = None
+        self, *, status: Status, limit: int, before_deadline: float | None = None, closed: bool | None = None
     ) -> Sequence[Job]:
         """Oldest first. `before_deadline` keeps jobs whose deadline lies before that time."""
 

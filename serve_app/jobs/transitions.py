@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from serve_app.errors import Conflict, EngineUnavailable, LeaseLost, PawfectError, StoreUnavailable, TransientError
-from serve_app.jobs.model import MAX_DELIVERIES, Job, Lease, Priority, Progress, Status
+from serve_app.jobs.model import MAX_DELIVERIES, Job, Lease, Progress, Status
 from serve_app.settings import JobSettings
 
 LEGAL: Mapping[Status, frozenset[Status]] = {
@@ -30,6 +30,10 @@ UNCOUNTED = (StoreUnavailable, EngineUnavailable)
 
 End = Callable[[Job, str, float, bool], Job]
 """How a run ends: (job, token, now, superseded) → the job after it."""
+
+
+OUTAGE_FACTOR = 5
+"""Times the retry backoff between runs while something is out: each costs a download and a decode for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +71,20 @@ def _held(job: Job, token: str) -> Job:
     return job
 
 
-def join(job: Job, delivery: str, priority: Priority) -> Job:
-    """Remember one more message that asked for the same job: it becomes as urgent as the most urgent of them, and a
-    cancellation asked for before this message and not yet obeyed is void."""
-    deliveries = (*job.deliveries, delivery)[-MAX_DELIVERIES:]
-    return job.evolve(deliveries=deliveries, priority=min(job.priority, priority), cancel_requested=False)
+def join(job: Job, fresh: Job, delivery: str) -> Job:
+    """Remember one more message that asked for the same job: it becomes as urgent as the most urgent of them, gets the
+    time of the latest, and a cancellation asked for before this message and not yet obeyed is void."""
+    return job.evolve(
+        deliveries=(*job.deliveries, delivery)[-MAX_DELIVERIES:],
+        priority=min(job.priority, fresh.priority),
+        deadline_at=max(job.deadline_at, fresh.deadline_at),
+        cancel_requested=False,
+    )
 
 
 def requeue(job: Job, fresh: Job, delivery: str) -> Job:
     """Run a finished job again from the start, for a new message; `fresh` is the job as that message describes it."""
-    again = _move(join(job, delivery, fresh.priority), Status.QUEUED)
+    again = _move(join(job, fresh, delivery), Status.QUEUED)
     return fresh.evolve(deliveries=again.deliveries, version=job.version)
 
 
@@ -85,7 +93,7 @@ def claim(job: Job, token: str, now: float, settings: JobSettings) -> Job:
     crashed = job.status is Status.PROCESSING
     if crashed and job.lease is not None and job.lease.expires_at > now:
         raise Conflict(f"Job {job.id} is held until {job.lease.expires_at:.0f}.")
-    job = job.evolve(crashes=job.crashes + crashed)
+    job = job.evolve(crashes=job.crashes + crashed, error=None, error_code=None)
     if job.cancel_requested:
         return cancel(job, now, "cancelled")
     if now >= job.deadline_at:
@@ -114,11 +122,9 @@ def complete(job: Job, token: str, now: float, outcome: Outcome) -> Job:
         lease=None,
         progress=None,
         finished_at=now,
-        error=None,
-        error_code=None,
         stage_seconds=outcome.stage_seconds,
-        gpu_seconds=job.gpu_seconds + outcome.gpu_seconds,
-        cost=job.cost + outcome.cost,
+        gpu_seconds=outcome.gpu_seconds,
+        cost=outcome.cost,
     )
 
 
@@ -142,7 +148,8 @@ def settle(job: Job, token: str, now: float, error: PawfectError, settings: JobS
     if not isinstance(error, TransientError):
         return fail(job, now, error.code, error.message)
     if isinstance(error, UNCOUNTED):
-        return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + settings.retry_backoff_s)
+        pause = settings.retry_backoff_s * OUTAGE_FACTOR
+        return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + pause)
     failures = job.transient_failures + 1
     job = job.evolve(transient_failures=failures)
     if failures >= settings.max_transient:
@@ -152,16 +159,7 @@ def settle(job: Job, token: str, now: float, error: PawfectError, settings: JobS
 
 
 def fail(job: Job, now: float, code: str, message: str) -> Job:
-    return _move(
-        job,
-        Status.FAILED,
-        lease=None,
-        progress=None,
-        finished_at=now,
-        error_code=code,
-        error=message,
-        dead_lettered=False,
-    )
+    return _move(job, Status.FAILED, lease=None, progress=None, finished_at=now, error_code=code, error=message)
 
 
 def expire(job: Job, now: float) -> Job:
@@ -169,9 +167,9 @@ def expire(job: Job, now: float) -> Job:
     return fail(job, now, "deadline_exceeded", f"Not finished within {waited:.0f} s of its arrival.")
 
 
-def bury(job: Job) -> Job:
-    """Note that a failed job's dead letter is written."""
-    return job.evolve(dead_lettered=True)
+def close(job: Job) -> Job:
+    """Note that a finished job has been counted and, if it failed, its dead letter written."""
+    return job.evolve(closed=True)
 
 
 def request_cancel(job: Job, now: float) -> Job:

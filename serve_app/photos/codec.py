@@ -29,6 +29,8 @@ _ACCEPTED_PHOTO = "send a JPEG, PNG, WebP or GIF photo"
 _ACCEPTED_MASK = "send a PNG (or JPEG, WebP, GIF) in which white marks what to remove"
 _LONGEST_EDGE = 65_500  # pixels; libjpeg writes no longer edge, and every result is a JPEG
 _LONGEST_SEGMENT = 65_533  # bytes in one JPEG segment after its length
+_START_OF_SCAN = b"\xff\xda"  # a marker; in the data itself a 0xff is followed by a zero
+_MOST_SCANS = 200  # encoders write about ten, and each costs one pass over the whole photo however small the file is
 _EXIF_MARK = b"Exif\0\0"
 _ICC_MARK = b"ICC_PROFILE\0"
 _ORIENTATION = 0x0112  # EXIF tag
@@ -195,6 +197,10 @@ def _open(data: bytes, limits: PhotoSettings, name: str) -> Image.Image:
     if image.width * image.height > limits.max_pixels:
         raise PhotoTooLarge(
             f"{name} is {image.width} × {image.height} pixels; at most {limits.max_pixels} pixels are accepted."
+        )
+    if image.info.get("progressive") and data.count(_START_OF_SCAN) > _MOST_SCANS:
+        raise PhotoTooLarge(
+            f"{name} is a progressive JPEG of more than {_MOST_SCANS} scans, which would take minutes to decode."
         )
     return image
 

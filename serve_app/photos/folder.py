@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
@@ -13,11 +15,16 @@ from pathlib import Path, PurePosixPath
 from serve_app.errors import ObjectMissing, PhotoTooLarge, PreconditionFailed, StoreUnavailable
 from serve_app.photos.store import ABSENT, StoredObject
 
+LEFTOVER_S = 3600
+"""Age of an unfinished upload, in seconds, past which it belongs to nobody."""
+
 
 class FolderPhotoStore:
     def __init__(self, root: Path) -> None:
         self._root = root
-        root.mkdir(parents=True, exist_ok=True)
+        self._uploads = root / ".uploads"
+        self._uploads.mkdir(parents=True, exist_ok=True)
+        self._clear_leftovers()
 
     async def stat(self, path: str) -> str:
         return await asyncio.to_thread(self._stat, path)
@@ -63,7 +70,7 @@ class FolderPhotoStore:
             if expected is not None and (found := self._stat(path)) != expected:
                 raise PreconditionFailed(f"{path} is of generation {found or 'none'}, not {expected or 'none'}.")
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".upload-", delete=False) as file:
+            with tempfile.NamedTemporaryFile(dir=self._uploads, delete=False) as file:
                 try:
                     file.write(data)
                     file.flush()
@@ -74,6 +81,13 @@ class FolderPhotoStore:
                     Path(file.name).unlink(missing_ok=True)
                     raise
             return generation
+
+    def _clear_leftovers(self) -> None:
+        """Remove uploads that a crash cut off; none that is under way takes so long."""
+        for leftover in self._uploads.iterdir():
+            with contextlib.suppress(OSError):
+                if leftover.stat().st_mtime < time.time() - LEFTOVER_S:
+                    leftover.unlink()
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

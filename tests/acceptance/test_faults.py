@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 from pawfect.client import Client
 from pawfect.demo import SAMPLE
@@ -19,6 +20,7 @@ from pawfect.sessions import Backend
 from serve_app.jobs.model import Session
 from serve_app.settings import Settings
 from serve_app.weights import locate
+from tests.photos import make_mask, make_photo
 
 pytestmark = pytest.mark.serve
 
@@ -95,6 +97,27 @@ async def test_a_model_that_does_not_load_is_said_and_its_replica_is_replaced(tm
             shutil.copy(locate("migan", Settings().engines.weights_dir.expanduser()), weights)
             while (await http.get("/ready")).status_code != 200:
                 await asyncio.sleep(0.5)
+
+
+async def test_an_engine_scaled_to_zero_is_ready_and_the_first_job_wakes_it(tmp_path: Path) -> None:
+    plan = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
+    draft = next(each for each in plan["applications"][0]["deployments"] if each["name"] == "Draft")
+    del draft["num_replicas"]
+    draft["autoscaling_config"] = {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1, "upscale_delay_s": 0}
+    config = tmp_path / "serve_config.yaml"
+    config.write_text(yaml.safe_dump(plan))
+    backend, session = Backend(tmp_path / "data"), Session("user", "s")
+    await backend.create(session, make_photo(), make_mask())
+    with ServiceProcess(tmp_path / "data", tmp_path / "service.log", config=config) as service:
+        await service.wait_ready()
+        async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
+            assert (await http.get("/ready")).json()["state"] == "idle"
+            await asyncio.sleep(5)  # long enough for a question to the engine to have woken it
+            assert (await http.get("/ready")).json()["state"] == "idle"
+        async with Client(service.url) as client:
+            assert await client.push("m1", {"userId": "user", "sessionId": "s"}) == 204
+            assert (await client.show("user", "s")).json()["processingStatus"] == "completed"
+    backend.close()
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ async def test_find_by_status_deadline_and_dead_letter(stores: Stores) -> None:
     assert [job.id for job in overdue] == ["edit-late"]
     failed = transitions.fail(make_job("bad"), 120.0, "mask_empty", "nothing is white")
     await submit(stores, failed)
-    await submit(stores, transitions.bury(failed.evolve(id="edit-buried")))
-    found = await stores.jobs.find(status=Status.FAILED, limit=10, dead_lettered=False)
+    await submit(stores, transitions.close(failed.evolve(id="edit-buried")))
+    found = await stores.jobs.find(status=Status.FAILED, limit=10, closed=False)
     assert [job.id for job in found] == ["edit-bad"]
 
 

@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayError
-from ray.serve.exceptions import BackPressureError
+from ray.serve._private.common import DeploymentID, DeploymentStatusTrigger
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
+from serve_app import deployments
 from serve_app.clock import SystemClock
 from serve_app.deployments import DraftShell, EngineHandle
 from serve_app.engines.draft import DraftEngine
 from serve_app.engines.loading import Loader, LoadState, Phase
-from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask, Queued
+from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask, Queued, Step
 from serve_app.errors import ConfigurationError, EngineFailed, EngineUnavailable
 from serve_app.metrics import PlainSink
 
@@ -122,7 +125,8 @@ class FakeHandle:
     [
         ([BackPressureError(num_queued_requests=1, max_queued_requests=1)], EngineUnavailable),
         ([ActorDiedError()], EngineUnavailable),
-        ([Queued(0), ActorDiedError()], EngineFailed),
+        ([Queued(0), ActorDiedError()], EngineUnavailable),
+        ([Queued(0), Step(0, 1), ActorDiedError()], EngineFailed),
         ([Queued(0), RayError("odd")], EngineFailed),
     ],
 )
@@ -140,6 +144,61 @@ async def test_leaving_a_handles_stream_cancels_the_call() -> None:
     await anext(events)
     await events.aclose()
     assert handle.cancelled
+
+
+class FakeEngineHandle:
+    deployment_name = "Draft"
+
+    def __init__(self, answer: LoadState | Exception | None) -> None:
+        self.load_state = self
+        self.answer = answer
+
+    async def remote(self) -> LoadState:
+        if self.answer is None:
+            await asyncio.sleep(60)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        assert self.answer is not None
+        return self.answer
+
+
+READY = LoadState(Phase.READY, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas", "answer", "last", "phase", "words"),
+    [
+        ("HEALTHY", {}, RayError("must not be asked"), READY, None, ""),
+        ("UPDATING", {"STARTING": 1}, RayError("must not be asked"), READY, Phase.LOADING, "No replica of Draft runs"),
+        ("UNHEALTHY", {}, RayError("must not be asked"), READY, Phase.LOADING, "No replica of Draft runs"),
+        ("HEALTHY", {"RUNNING": 1}, READY, None, Phase.READY, ""),
+        ("HEALTHY", {"RUNNING": 1}, None, READY, Phase.READY, ""),
+        ("HEALTHY", {"RUNNING": 1}, None, None, Phase.LOADING, "None of 1 replicas of Draft answers"),
+        ("HEALTHY", {"RUNNING": 1}, DeploymentUnavailableError(DeploymentID("Draft")), READY, Phase.LOADING, "Draft"),
+        ("HEALTHY", {"RUNNING": 1}, ActorDiedError(), READY, Phase.LOADING, "Draft does not answer"),
+    ],
+)
+async def test_an_engine_is_ready_only_while_a_replica_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    replicas: dict[str, int],
+    answer: LoadState | Exception | None,
+    last: LoadState | None,
+    phase: Phase | None,
+    words: str,
+) -> None:
+    trigger = next(iter(DeploymentStatusTrigger))
+    overview = DeploymentStatusOverview(
+        DeploymentStatus(status),
+        trigger,
+        replicas,
+        "",  # type: ignore[arg-type]
+    )
+    monkeypatch.setattr(deployments, "_look_up", lambda _name: overview)
+    monkeypatch.setattr(deployments, "STATE_INTERVAL_S", 0.02)
+    state = await deployments._ask_state(FakeEngineHandle(answer), last)  # type: ignore[arg-type]
+    assert (state.phase if state else None) is phase
+    assert words in ((state.reason if state else "") or "")
 
 
 def test_a_load_state_crosses_processes() -> None:

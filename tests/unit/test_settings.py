@@ -73,6 +73,7 @@ def test_our_own_name_wins_over_a_replaced_one(monkeypatch: pytest.MonkeyPatch) 
         ("PAWFECT_QUALITY", "ultra", "quality 'ultra' is not a row of qualities (draft, low, medium, high)"),
         ("PAWFECT_QUALITIES", '{"draft": {"steps": 0}}', "PAWFECT_QUALITIES__DRAFT__STEPS"),
         ("PAWFECT_QUALITIES", "{", "qualities"),
+        ("PAWFECT_QUALITIES", '{"auto": {}}', "a row cannot be called 'auto'"),
         ("PAWFECT_LEASE_S", "3", "PAWFECT_LEASE_S is not a setting. Did you mean PAWFECT_JOBS__LEASE_S?"),
         ("PAWFECT_XYZZY", "3", "PAWFECT_XYZZY is not a setting."),
     ],
@@ -82,6 +83,12 @@ def test_a_wrong_value_is_named(monkeypatch: pytest.MonkeyPatch, name: str, valu
     with pytest.raises(ConfigurationError) as caught:
         load_settings()
     assert words in caught.value.message
+
+
+def test_a_name_in_the_env_file_is_checked_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PAWFECT_QUALTY=high\n")
+    with pytest.raises(ConfigurationError, match="PAWFECT_QUALTY is not a setting"):
+        load_settings()
 
 
 def test_a_secret_never_shows(monkeypatch: pytest.MonkeyPatch) -> None:

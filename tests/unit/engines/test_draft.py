@@ -93,10 +93,15 @@ def make_crop(mark: int = 0) -> Crop:
 
 
 def make_request(
-    job_id: str = "job", mark: int = 0, crops: int = 1, priority: int = 1, at: float = 0, deadline: float | None = None
+    request_id: str = "job",
+    mark: int = 0,
+    crops: int = 1,
+    priority: int = 1,
+    at: float = 0,
+    deadline: float | None = None,
 ) -> FillRequest:
     return FillRequest(
-        job_id=job_id,
+        request_id=request_id,
         crops=(make_crop(mark),) * crops,
         prompt="",
         steps=1,
@@ -143,9 +148,9 @@ def test_a_request_is_queued_stepped_and_done(engine: DraftEngine, gate: Gate) -
     listener = submit(engine, request)
     done = listener.last()
     assert isinstance(done, Done)
-    assert listener.kinds() == ["Queued", "Step", "Step", "Step", "Done"]
+    assert listener.kinds() == ["Queued", "Step", "Step", "Step", "Step", "Done"]
     assert listener.events[0] == Queued(0)
-    assert [(e.step, e.steps) for e in listener.events if isinstance(e, Step)] == [(1, 3), (2, 3), (3, 3)]
+    assert [(e.step, e.steps) for e in listener.events if isinstance(e, Step)] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert len(done.result.images) == 3
     assert all((image == 255 - request.crops[0].image).all() for image in done.result.images)
     assert done.result.gpu_seconds == 0
@@ -163,7 +168,7 @@ def test_times_come_from_the_clock(clock: HandClock) -> None:
     engine.close()
     assert isinstance(done, Done)
     assert done.result.engine_seconds == 12
-    assert [e.eta_s for e in listener.events if isinstance(e, Step)] == [8, 4, 0]
+    assert [e.eta_s for e in listener.events if isinstance(e, Step)] == [None, 8, 4, 0]
 
 
 def test_the_most_urgent_goes_first_then_the_oldest_then_the_first_submitted(engine: DraftEngine, gate: Gate) -> None:
@@ -351,7 +356,7 @@ def test_close_leaves_a_hung_model_behind_and_its_request_ends_once(
     assert listener.last() == Cancelled()
     gate.open()
     engine._thread.join(LONG_S)
-    assert listener.kinds() == ["Queued", "Cancelled"]
+    assert listener.kinds() == ["Queued", "Step", "Cancelled"]
 
 
 def test_many_threads_submit_and_cancel_and_every_request_ends_once() -> None:

@@ -12,9 +12,9 @@ from serve_app.engines.protocol import Cancelled, Crop, Done, FillRequest, Image
 from serve_app.engines.streaming import DirectClient, stream
 
 
-def make_request(job_id: str = "j", crops: int = 2) -> FillRequest:
+def make_request(request_id: str = "j", crops: int = 2) -> FillRequest:
     crop = Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8))
-    return FillRequest(job_id, (crop,) * crops, "grass", 1, 0.0, 7)
+    return FillRequest(request_id, (crop,) * crops, "grass", 1, 0.0, 7)
 
 
 def invent(image: Image, mask: Mask) -> Image:
@@ -25,7 +25,7 @@ async def test_every_event_comes_in_order_and_the_stream_ends() -> None:
     engine = DraftEngine(invent)
     events = [event async for event in DirectClient(engine).fill(make_request())]
     engine.close()
-    assert [type(event) for event in events] == [Queued, Step, Step, Done]
+    assert [type(event) for event in events] == [Queued, Step, Step, Step, Done]
     assert isinstance(events[-1], Done)
     assert [image.shape for image in events[-1].result.images] == [(64, 64, 3)] * 2
 

@@ -153,6 +153,37 @@ async def test_a_huge_body_is_not_read(tmp_path: Path) -> None:
         expect_problem(await api.http.post("/inpaint", content=drip()), 413, "body_too_large")
 
 
+@pytest.mark.parametrize("body", [b" " * 2**20, b'{"' + b"k" * 2**20 + b'": 1}'])
+async def test_a_huge_body_of_options_is_not_read_either(tmp_path: Path, body: bytes) -> None:
+    async with open_api(tmp_path, start=False) as api:
+        await api.bench.put_session()
+        expect_problem(await api.http.post(EDIT, content=body), 413, "body_too_large")
+
+
+async def test_a_long_field_name_is_not_echoed(tmp_path: Path) -> None:
+    async with open_api(tmp_path, start=False) as api:
+        await api.bench.put_session()
+        body = expect_problem(await api.http.post(EDIT, json={"k" * 5000: 1}), 422, "invalid_request")
+        assert len(body["field"]) < 80
+
+
+async def test_every_push_is_counted_by_its_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_api(tmp_path) as api:
+        await api.push(MESSAGE)
+        await api.http.post("/inpaint", content=b"hello")
+        for _ in range(3):
+            await api.push("!!!", "bad")
+
+        async def fail(*_: object) -> None:
+            raise StoreUnavailable("out for lunch.")
+
+        monkeypatch.setattr(api.bench.stores.jobs, "change", fail)
+        await api.push(MESSAGE, "m2")
+        for status, count in (("204", 4), ("400", 1), ("503", 1)):
+            assert api.bench.sink.value("pawfect_pushes_total", status=status) == count
+        assert api.bench.sink.value("pawfect_dead_letters_total", reason="invalid_message") == 1
+
+
 async def test_a_store_that_does_not_answer_is_a_reason_to_deliver_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -218,7 +249,7 @@ async def test_a_quality_not_offered_is_422_and_says_what_is(tmp_path: Path) -> 
 async def test_no_such_session_is_404(tmp_path: Path, method: str) -> None:
     async with open_api(tmp_path) as api:
         expect_problem(await api.http.request(method, EDIT), 404, "not_found")
-        assert await api.bench.stores.jobs.backlog(0.0) == await api.bench.stores.jobs.backlog(0.0)
+        assert (await api.bench.stores.jobs.backlog(0.0)).queued == 0
 
 
 @pytest.mark.parametrize("options", [{"steps": 0}, {"steps": 10_000}, {"unknown": 1}, {"seed": "x"}, [1]])

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
+import sqlite3
+import threading
+from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from serve_app.engines.protocol import Cancelled, Failed, FillRequest
+from serve_app.editing import edit
+from serve_app.engines.protocol import Cancelled, Event, Failed, FillRequest, Queued
 from serve_app.errors import EngineFailed, EngineUnavailable, StoreUnavailable
 from serve_app.jobs.model import Job, Priority, Session, Status
 from serve_app.photos.store import ABSENT
@@ -60,7 +66,7 @@ async def test_a_bad_photo_fails_once_with_a_sentence_and_a_dead_letter(tmp_path
         job = await bench.finish(await bench.submit(message="eyJ9"))
         assert (job.status, job.attempts, engine.requests) == (Status.FAILED, 1, [])
         assert "original.jpg" in (job.error or "")
-        await bench.until(job, dead_lettered=True)
+        await bench.until(job, closed=True)
         (letter,) = await bench.stores.dead_letters.latest(10)
         assert (letter.reason, letter.message, letter.data) == (job.error_code, job.error, "eyJ9")
         assert letter.attributes["sessionId"] == "session"
@@ -161,10 +167,58 @@ async def test_an_image_of_the_wrong_size_is_the_engines_fault(tmp_path: Path) -
 async def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     engine = FakeEngine()
     engine.gate.clear()
-    async with open_workbench(tmp_path, {"draft": engine}, run_timeout_s=0.2, max_transient=2) as bench:
+    async with open_workbench(tmp_path, {"draft": engine}, stage_timeout_s=0.2, max_transient=2) as bench:
         await bench.put_session()
         job = await bench.finish(await bench.submit())
-        assert (job.status, job.error_code, job.attempts, engine.left) == (Status.FAILED, "engine_timeout", 2, 2)
+        assert (job.status, job.error_code, job.attempts, engine.left) == (Status.FAILED, "stage_timeout", 2, 2)
+
+
+async def test_waiting_for_an_engine_has_no_limit_but_the_deadline(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": Patient()}, stage_timeout_s=0.05) as bench:
+        await bench.put_session()
+        job = await bench.finish(await bench.submit())
+        assert (job.status, job.attempts) == (Status.COMPLETED, 1)
+
+
+class Patient(FakeEngine):
+    async def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+        yield Queued(1)
+        await asyncio.sleep(0.5)
+        async for event in super().fill(request):
+            yield event
+
+
+async def test_photos_that_hang_in_their_decoder_do_not_cost_others_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+    prepare = edit.prepare
+
+    def hang(original: bytes, *rest: Any, **more: Any) -> edit.Prepared:
+        if len(original) < 5000:
+            go_on.wait(10)
+        return prepare(original, *rest, **more)
+
+    monkeypatch.setattr(edit, "prepare", hang)
+    poison = [Session("user", f"poison{i}") for i in range(2)]
+    async with open_workbench(
+        tmp_path, {"draft": FakeEngine()}, slots=5, stage_timeout_s=0.3, max_transient=1
+    ) as bench:
+        for session in poison:
+            await bench.put_session(photo=make_photo(32, 32), mask=make_mask(32, 32, (0, 0, 9, 9)), session=session)
+        hung = [await bench.submit(session=session) for session in poison]
+        for job in hung:
+            await bench.until(job, status=Status.PROCESSING)
+        await bench.put_session()
+        innocent = await bench.submit()
+        for job in hung:
+            assert (await bench.finish(job)).error_code == "stage_timeout"
+        assert bench.threads.busy_seconds() > 0.2
+        found = await bench.stores.jobs.get(innocent.id)
+        assert found is not None
+        assert (found.status, found.transient_failures) == (Status.PROCESSING, 0)
+        go_on.set()
+        assert (await bench.finish(innocent)).status is Status.COMPLETED
 
 
 async def test_a_deadline_ends_a_run(tmp_path: Path) -> None:
@@ -183,7 +237,7 @@ async def test_a_queued_job_past_its_deadline_is_swept(tmp_path: Path) -> None:
         await asyncio.sleep(0.02)
         await bench.reconciler.sweep()
         ended = await bench.finish(job)
-        assert (ended.status, ended.error_code, ended.dead_lettered) == (Status.FAILED, "deadline_exceeded", True)
+        assert (ended.status, ended.error_code, ended.closed) == (Status.FAILED, "deadline_exceeded", True)
         assert bench.sink.value("pawfect_jobs_queued") == 0
 
 
@@ -285,6 +339,72 @@ async def test_draining_gives_running_jobs_back_unharmed(tmp_path: Path) -> None
         found = await bench.stores.jobs.get(job.id)
         assert found is not None
         assert (found.status, found.crashes, found.transient_failures) == (Status.QUEUED, 0, 0)
+
+
+async def test_urgent_jobs_do_not_take_the_places_of_normal_ones(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with open_workbench(tmp_path, {"draft": engine}, slots=4, urgent_slots=2) as bench:
+        sessions = [Session("user", f"s{i}") for i in range(3)]
+        for session in sessions:
+            await bench.put_session(session=session)
+        for session in sessions[:2]:
+            await bench.until(await bench.submit(session=session, priority=Priority.URGENT), status=Status.PROCESSING)
+        await bench.until(await bench.submit(session=sessions[2]), status=Status.PROCESSING)
+        engine.gate.set()
+
+
+async def test_a_result_being_written_is_finished_not_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}) as bench:
+        await bench.put_session()
+        writing, go_on = asyncio.Event(), asyncio.Event()
+        write = bench.stores.photos.write
+
+        async def slow(*arguments: Any, **more: Any) -> str:
+            writing.set()
+            await go_on.wait()
+            return await write(*arguments, **more)
+
+        monkeypatch.setattr(bench.stores.photos, "write", slow)
+        job = await bench.submit()
+        await asyncio.wait_for(writing.wait(), 10)
+        assert (await bench.service.cancel(job.id)).cancel_requested
+        await asyncio.sleep(0.3)
+        go_on.set()
+        assert (await bench.finish(job)).status is Status.COMPLETED
+        assert await bench.backend.generation(SESSION.preview_path) != ABSENT
+
+
+async def test_several_sweepers_close_and_count_an_end_once(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        sessions = [Session("user", f"s{i}") for i in range(5)]
+        for session in sessions:
+            await bench.put_session(session=session)
+            await bench.submit(session=session, deadline_s=0.01)
+        await asyncio.sleep(0.02)
+        await asyncio.gather(*(bench.reconciler.sweep() for _ in range(4)))
+        assert bench.sink.value("pawfect_jobs_total", outcome="failed", quality="draft") == 5
+        assert bench.sink.value("pawfect_dead_letters_total", reason="deadline_exceeded") == 5
+        assert len(await bench.stores.dead_letters.latest(100)) == 5
+
+
+async def test_a_job_of_a_newer_version_does_not_stop_the_queue(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        newer, ours = Session("user", "newer"), Session("user", "ours")
+        for session in (newer, ours):
+            await bench.put_session(session=session)
+        foreign = await bench.submit(session=newer)
+        with contextlib.closing(sqlite3.connect(tmp_path / "pawfect.db")) as connection:
+            connection.execute(
+                "UPDATE jobs SET schema = 99, body = json_set(body, '$.schema', 99) WHERE id = ?", (foreign.id,)
+            )
+            connection.commit()
+        job = await bench.submit(session=ours)
+        bench.runner.start()
+        assert (await bench.finish(job)).status is Status.COMPLETED
+        await bench.reconciler.sweep()
 
 
 async def test_urgent_jobs_have_places_of_their_own(tmp_path: Path) -> None:

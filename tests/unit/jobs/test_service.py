@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from serve_app.errors import Conflict, InvalidRequest, NotFound
-from serve_app.jobs.model import Priority, Session, Status
+from serve_app.jobs import transitions
+from serve_app.jobs.model import Job, Priority, Session, Status
+from serve_app.jobs.store import Write
 from tests.engines import FakeEngine
 from tests.photos import make_mask
 from tests.workbench import SESSION, open_workbench
@@ -43,13 +45,13 @@ async def test_a_failed_job_answers_its_delivery_and_runs_again_for_a_new_one(tm
         repeat = await bench.submit("m1")
         assert (repeat.status, repeat.version) == (
             Status.FAILED,
-            (await bench.until(failed, dead_lettered=True)).version,
+            (await bench.until(failed, closed=True)).version,
         )
         again = await bench.submit("m2")
         assert (again.id, again.status) == (failed.id, Status.QUEUED)
         ended = await bench.finish(again)
         assert (ended.status, ended.deliveries) == (Status.FAILED, ("m1", "m2"))
-        await bench.until(ended, dead_lettered=True)
+        await bench.until(ended, closed=True)
         assert len(await bench.stores.dead_letters.latest(10)) == 2
 
 
@@ -158,3 +160,69 @@ async def test_when_work_stops_only_those_wait_on_whose_job_is_running(tmp_path:
         ended = await asyncio.wait_for(waits[0], 10)
         assert ended is not None
         assert ended.status is Status.COMPLETED
+
+
+async def test_a_message_about_a_done_edit_shows_it_again(tmp_path: Path) -> None:
+    """The app's backend sets "processing" before it publishes, or writes its document anew without our fields."""
+    engine = FakeEngine()
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        await bench.put_session()
+        await bench.finish(await bench.submit("m1"))
+        done = await bench.backend.read(SESSION)
+        assert done is not None
+        for delivery in ("m2", "m1"):
+            for damage in ({**done, "processingStatus": "processing", "errorMessage": "old"}, {"petName": "Rex"}):
+                await bench.backend.create(SESSION, None, None, damage)
+                await bench.submit(delivery)
+                document = await bench.backend.read(SESSION)
+                assert document is not None
+                assert (document["processingStatus"], document["errorMessage"]) == ("completed", None)
+                assert document["editedImagePath"] == SESSION.edited_path
+        assert len(engine.requests) == 1
+
+
+async def test_an_older_message_that_comes_late_does_not_take_the_session_over(tmp_path: Path) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        await bench.put_session()
+        newer = await bench.submit("m2", prompt="a red collar", published_at=200.0)
+        older = await bench.submit("m1", published_at=100.0)
+        assert (older.status, older.error) == (Status.CANCELLED, "superseded by a newer request")
+        engine.gate.set()
+        assert (await bench.finish(newer)).status is Status.COMPLETED
+        document = await bench.backend.read(SESSION)
+        assert document is not None
+        assert document["jobId"] == newer.id
+        assert bench.sink.value("pawfect_jobs_total", outcome="cancelled", quality="draft") == 1
+
+
+async def test_a_cancelled_queued_job_is_counted(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        await bench.put_session()
+        await bench.service.cancel((await bench.submit("m1")).id)
+        assert bench.sink.value("pawfect_jobs_total", outcome="cancelled", quality="draft") == 1
+
+
+async def test_a_failure_is_dead_lettered_before_it_starts_over(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        await bench.put_session()
+        job = await bench.submit("m1")
+
+        def fail(found: Job | None, _document: object) -> Write:  # as a worker does that dies before it closes the job
+            assert found is not None
+            return Write(transitions.fail(found, 5.0, "mask_empty", "Nothing is white."))
+
+        await bench.stores.jobs.change(job.id, SESSION, fail)
+        again = await bench.submit("m2")
+        assert again.status is Status.QUEUED
+        (letter,) = await bench.stores.dead_letters.latest(10)
+        assert letter.reason == "mask_empty"
+
+
+async def test_a_message_that_joins_gives_its_own_time(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        await bench.put_session()
+        first = await bench.submit("m1", deadline_s=1)
+        joined = await bench.submit("m2", deadline_s=100)
+        assert joined.deadline_at >= first.deadline_at + 98

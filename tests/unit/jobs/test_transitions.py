@@ -135,8 +135,9 @@ def test_cancelling_a_running_job_marks_it_and_obeying_ends_it() -> None:
 
 
 def test_a_new_message_voids_a_cancellation_not_yet_obeyed() -> None:
-    job = transitions.join(transitions.request_cancel(claimed(), 1002.0), "m2", Priority.URGENT)
-    assert job.priority is Priority.URGENT
+    later = make_job(priority=Priority.URGENT, deadline_at=9000.0)
+    job = transitions.join(transitions.request_cancel(claimed(), 1002.0), later, "m2")
+    assert (job.priority, job.deadline_at) == (Priority.URGENT, 9000.0)
     assert transitions.obey(job, "token", 1003.0, False).status is Status.QUEUED
 
 
@@ -238,7 +239,7 @@ class JobLife(RuleBasedStateMachine):
             fresh = make_job(created_at=self.now, deadline_at=self.now + 3600, deliveries=(delivery,))
             self.move(transitions.requeue(self.job, fresh, delivery))
         else:
-            self.move(transitions.join(self.job, delivery, Priority.NORMAL))
+            self.move(transitions.join(self.job, make_job(), delivery))
 
     @invariant()
     def only_a_running_job_has_a_lease(self) -> None:

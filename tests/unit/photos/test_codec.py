@@ -211,3 +211,12 @@ def test_exif_too_long_for_a_jpeg_is_left_out() -> None:
 def test_a_preview_is_never_enlarged(size: tuple[int, int], expected: tuple[int, int]) -> None:
     data = encode_preview(np.asarray(scene(*size)), None, 100, 85)
     assert Image.open(io.BytesIO(data)).size == expected
+
+
+def test_a_small_file_of_thousands_of_scans_is_not_decoded() -> None:
+    data = file(scene(400, 300), "JPEG", progressive=True)
+    assert decode_photo(data, LIMITS).pixels.shape == (300, 400, 3)
+    scan = data[data.index(b"\xff\xda") : data.index(b"\xff\xc4", data.index(b"\xff\xda"))]
+    at = data.index(b"\xff\xda")
+    with pytest.raises(PhotoTooLarge, match="scans"):
+        decode_photo(data[:at] + scan * 500 + data[at:], LIMITS)
