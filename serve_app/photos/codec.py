@@ -17,9 +17,11 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageCms, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 
 from serve_app.errors import MaskUnreadable, PawfectError, PhotoTooLarge, PhotoUnreadable
+from serve_app.photos.colour import find_rgb_profile, to_mask_grey, to_rgb
+from serve_app.photos.metadata import choose_subsampling, insert_metadata, read_orientation, turn, write_upright_exif
 from serve_app.settings import PhotoSettings
 
 Pixels = NDArray[np.uint8]
@@ -28,22 +30,9 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # MPO, several JPEGs in one file, is 
 _ACCEPTED_PHOTO = "send a JPEG, PNG, WebP or GIF photo"
 _ACCEPTED_MASK = "send a PNG (or JPEG, WebP, GIF) in which white marks what to remove"
 _LONGEST_EDGE = 65_500  # pixels; libjpeg writes no longer edge, and every result is a JPEG
-_LONGEST_SEGMENT = 65_533  # bytes in one JPEG segment after its length
 _START_OF_SCAN = b"\xff\xda"  # a marker; in the data itself a 0xff is followed by a zero
-_MOST_SCANS = 200  # encoders write about ten, and each costs one pass over the whole photo however small the file is
-_EXIF_MARK = b"Exif\0\0"
-_ICC_MARK = b"ICC_PROFILE\0"
-_ORIENTATION = 0x0112  # EXIF tag
 _STRIP = 64  # rows; a strip of a 12-megapixel photo stays in the processor's cache
-_MIRRORED = (2, 4, 5, 7)  # EXIF orientations that are mirrored first, then turned
-_ROTATIONS = {
-    3: cv2.ROTATE_180,
-    4: cv2.ROTATE_180,
-    5: cv2.ROTATE_90_COUNTERCLOCKWISE,
-    6: cv2.ROTATE_90_CLOCKWISE,
-    7: cv2.ROTATE_90_CLOCKWISE,
-    8: cv2.ROTATE_90_COUNTERCLOCKWISE,
-}
+_MOST_SCANS = 200  # encoders write about ten, and each costs one pass over the whole photo however small the file is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +56,7 @@ class PhotoFile:
         self._image = image
         self._name = name
         with _unreadable_photo(name):
-            self.orientation = _orientation(image)
+            self.orientation = read_orientation(image)
         width, height = image.size
         self.width, self.height = (height, width) if self.orientation >= 5 else (width, height)
 
@@ -75,10 +64,12 @@ class PhotoFile:
         """Raises PhotoUnreadable when the data is cut off or broken."""
         with _unreadable_photo(self._name):
             pixels = self._decode_plainly()
-            icc = _rgb_profile(self._image)
+            icc = find_rgb_profile(self._image)
             if pixels is None:
                 pixels, icc = self._decode_anything()
-            return Photo(_turn(pixels, self.orientation), icc, _upright_exif(self._image), _subsampling(self._image))
+            return Photo(
+                turn(pixels, self.orientation), icc, write_upright_exif(self._image), choose_subsampling(self._image)
+            )
 
     def _decode_plainly(self) -> Pixels | None:
         """The stored pixels of a three-component JPEG; None for any other file, and for one libjpeg complains about."""
@@ -92,7 +83,7 @@ class PhotoFile:
 
     def _decode_anything(self) -> tuple[Pixels, bytes | None]:
         self._image.load()
-        image, icc = _rgb(self._image)
+        image, icc = to_rgb(self._image)
         return pixels_of(image), icc
 
 
@@ -126,7 +117,7 @@ def decode_mask(data: bytes, limits: PhotoSettings, name: str = "mask_auto.png")
     with _translated(MaskUnreadable, name, _ACCEPTED_MASK):
         image = _open(data, limits, name)
         image.load()
-        return _turn(pixels_of(_mask_grey(image)), _orientation(image))
+        return turn(pixels_of(to_mask_grey(image)), read_orientation(image))
 
 
 def encode_photo(
@@ -140,7 +131,7 @@ def encode_photo(
     """
     pixels = np.ascontiguousarray(pixels)
     jpeg = simplejpeg.encode_jpeg(pixels, quality=quality, colorsubsampling=subsampling.replace(":", ""))
-    return _insert_segments(jpeg, [*_exif_segments(exif), *_icc_segments(icc_profile)])
+    return insert_metadata(jpeg, exif, icc_profile)
 
 
 def encode_preview(pixels: Pixels, icc_profile: bytes | None, long_edge: int, quality: int) -> bytes:
@@ -221,126 +212,3 @@ def _translated(kind: type[PawfectError], name: str, accepted: str) -> Iterator[
 def _unreadable_photo(name: str) -> Iterator[None]:
     with _translated(PhotoUnreadable, name, _ACCEPTED_PHOTO):
         yield
-
-
-# -- metadata --------------------------------------------------------------------------------------------------------
-
-
-def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1..8; 1 where there is none or it makes no sense."""
-    value = image.getexif().get(_ORIENTATION, 1)
-    return value if isinstance(value, int) and 1 <= value <= 8 else 1
-
-
-def _upright_exif(image: Image.Image) -> bytes | None:
-    """EXIF with the orientation reset; Pillow leaves the embedded thumbnail out, which would still show the leash."""
-    exif = image.getexif()
-    if not exif:
-        return None
-    if _ORIENTATION in exif:
-        exif[_ORIENTATION] = 1
-    try:
-        return exif.tobytes()
-    except Exception:  # a malformed tag must not cost the caller the edit; Pillow raises struct.error, TypeError …
-        return None
-
-
-def _turn(pixels: Pixels, orientation: int) -> Pixels:
-    """Stored pixels upright, by an EXIF orientation 1..8 (Exif 2.32, tag 0x0112)."""
-    if orientation in _MIRRORED:
-        pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
-    rotation = _ROTATIONS.get(orientation)
-    return pixels if rotation is None else np.asarray(cv2.rotate(pixels, rotation), np.uint8)
-
-
-def _exif_segments(exif: bytes | None) -> list[bytes]:
-    if exif is None or len(exif) > _LONGEST_SEGMENT:
-        return []
-    marked = exif if exif.startswith(_EXIF_MARK) else _EXIF_MARK + exif
-    return [b"\xff\xe1" + (len(marked) + 2).to_bytes(2, "big") + marked]
-
-
-def _icc_segments(profile: bytes | None) -> list[bytes]:
-    """APP2 segments, numbered from 1, as ICC.1:2022 Annex B.4 lays a profile into a JPEG."""
-    if profile is None:
-        return []
-    room = _LONGEST_SEGMENT - len(_ICC_MARK) - 2
-    parts = [profile[start : start + room] for start in range(0, len(profile), room)]
-    if len(parts) > 255:
-        return []
-    marked = [_ICC_MARK + bytes([i, len(parts)]) + part for i, part in enumerate(parts, start=1)]
-    return [b"\xff\xe2" + (len(part) + 2).to_bytes(2, "big") + part for part in marked]
-
-
-def _insert_segments(jpeg: bytes, segments: list[bytes]) -> bytes:
-    """Behind the JFIF header, which stays the first segment (T.871, clause 10)."""
-    if not segments:
-        return jpeg
-    end = 2  # behind the start-of-image marker
-    if jpeg[2:4] == b"\xff\xe0":
-        end = 4 + int.from_bytes(jpeg[4:6], "big")
-    return b"".join([jpeg[:end], *segments, jpeg[end:]])
-
-
-def _subsampling(image: Image.Image) -> str:
-    """4:2:0 for JPEGs that have no finer chroma (or none at all), 4:4:4 for everything else."""
-    if not isinstance(image, JpegImagePlugin.JpegImageFile):
-        return "4:4:4"
-    return "4:4:4" if JpegImagePlugin.get_sampling(image) in (0, 1) else "4:2:0"
-
-
-# -- colour ----------------------------------------------------------------------------------------------------------
-
-
-def _rgb_profile(image: Image.Image) -> bytes | None:
-    """The file's profile if it describes RGB: the colour space field of the ICC header (ICC.1:2022, 7.2.6)."""
-    icc: bytes | None = image.info.get("icc_profile")
-    return icc if icc is not None and icc[16:20] == b"RGB " else None
-
-
-def _rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
-    """8-bit RGB, and the profile that still describes it."""
-    if image.mode == "CMYK":  # Pillow has undone Adobe's inversion
-        return _from_cmyk(image, image.info.get("icc_profile")), None
-    icc = _rgb_profile(image)
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image, icc
-    if image.mode.startswith("I"):
-        return _eight_bit(image).convert("RGB"), icc
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        flat = Image.new("RGB", image.size, "white")
-        flat.paste(rgba, mask=rgba.getchannel("A"))
-        return flat, icc
-    return image.convert("RGB"), icc
-
-
-def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:
-    if icc is not None:
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
-        except (ImageCms.PyCMSError, OSError):
-            converted = None  # a broken profile: the plain conversion is what viewers show, too
-        if converted is not None:
-            return converted
-    return image.convert("RGB")
-
-
-def _eight_bit(image: Image.Image, transparent: int = 255) -> Image.Image:
-    """16-bit grey (modes I;16… and I) → L, scaling 65535 to 255; the transparent colour becomes `transparent`."""
-    wide = np.asarray(image).astype(np.uint32).clip(0, 65535)
-    grey = ((wide * 255 + 32767) // 65535).astype(np.uint8)
-    key = image.info.get("transparency")
-    if isinstance(key, int):
-        grey[wide == key] = transparent
-    return Image.fromarray(grey)
-
-
-def _mask_grey(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return _eight_bit(image, transparent=0)
-    if image.has_transparency_data:
-        luma, alpha = image.convert("RGBA").convert("LA").split()
-        return ImageChops.multiply(luma, alpha)
-    return image if image.mode == "L" else image.convert("L")
