@@ -20,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"cannot start: {error.message}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells have it
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
