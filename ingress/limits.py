@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ingress.problems import problem
@@ -13,9 +15,9 @@ DEFAULT_BYTES = 64 * 2**10
 
 
 class BodyLimit:
-    """Answers 413 when more bytes are announced, or have come, than the path's limit; the rest is not read.
+    """Answers 413 when a body announces more bytes than its path's limit, or when more come; the rest is not read.
 
-    `limits` maps paths to bytes; other paths have `DEFAULT_BYTES`.
+    `limits` maps paths to bytes; other paths have `DEFAULT_BYTES`. Nothing is read before the application asks for it.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int]) -> None:
@@ -27,23 +29,23 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = self._limits.get(scope["path"], DEFAULT_BYTES)
-        messages: list[Message] = []
-        size = _announced(scope)
-        more = size <= limit
-        while more:
-            message = await receive()
-            messages.append(message)
-            size = max(size, sum(len(each.get("body", b"")) for each in messages))
-            more = size <= limit and message["type"] == "http.request" and message.get("more_body", False)
-        if size > limit:
-            answer = problem(413, "body_too_large", f"The body has more than the {limit} bytes that are accepted.")
-            await answer(scope, receive, send)
+        sentence = f"The body has more than the {limit} bytes that are accepted."
+        if _announced(scope) > limit:
+            await problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_entity_too_large", sentence)(
+                scope, receive, send
+            )
             return
+        came = 0
 
-        async def replay() -> Message:
-            return messages.pop(0) if messages else await receive()
+        async def receive_limited() -> Message:
+            nonlocal came
+            message = await receive()
+            came += len(message.get("body", b""))
+            if came > limit:
+                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+            return message
 
-        await self._app(scope, replay, send)
+        await self._app(scope, receive_limited, send)
 
 
 def _announced(scope: Scope) -> int:

@@ -144,20 +144,20 @@ async def test_a_refused_parameter_is_shown_in_the_session(tmp_path: Path, optio
 
 async def test_a_huge_body_is_not_read(tmp_path: Path) -> None:
     async with open_api(tmp_path, start=False) as api:
-        expect_problem(await api.http.post("/inpaint", content=bytes(17 * 2**20)), 413, "body_too_large")
+        expect_problem(await api.http.post("/inpaint", content=bytes(17 * 2**20)), 413, "request_entity_too_large")
 
         async def drip() -> AsyncIterator[bytes]:
             for _ in range(17):
                 yield bytes(2**20)
 
-        expect_problem(await api.http.post("/inpaint", content=drip()), 413, "body_too_large")
+        expect_problem(await api.http.post("/inpaint", content=drip()), 413, "request_entity_too_large")
 
 
 @pytest.mark.parametrize("body", [b" " * 2**20, b'{"' + b"k" * 2**20 + b'": 1}'])
 async def test_a_huge_body_of_options_is_not_read_either(tmp_path: Path, body: bytes) -> None:
     async with open_api(tmp_path, start=False) as api:
         await api.bench.put_session()
-        expect_problem(await api.http.post(EDIT, content=body), 413, "body_too_large")
+        expect_problem(await api.http.post(EDIT, content=body), 413, "request_entity_too_large")
 
 
 async def test_a_long_field_name_is_not_echoed(tmp_path: Path) -> None:
