@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import ApplicationStatus
 
 from ingress.api import create_app
+from ingress.auth import choose_trust
 from ingress.services import Services
 from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness, judge, unavailable
@@ -35,6 +37,7 @@ class IngressShell:
         self._settings = settings
         self._editor = editor
         self._clock = SystemClock()
+        self._trust = choose_trust(settings, self._clock, os.environ)
         self._stores = open_stores(settings)
         self._sink = RaySink()
         closer = Closer(self._stores.jobs, self._stores.dead_letters, self._sink)
@@ -51,6 +54,7 @@ class IngressShell:
                 nudge=self._nudge,
                 sink=self._sink,
                 clock=self._clock,
+                trust=self._trust,
             )
         )
 

@@ -8,8 +8,6 @@ from http import HTTPStatus
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ingress.problems import problem
-
 DEFAULT_BYTES = 64 * 2**10
 """Options of an edit take some hundred bytes; a prompt of two thousand characters at most eight thousand."""
 
@@ -17,7 +15,8 @@ DEFAULT_BYTES = 64 * 2**10
 class BodyLimit:
     """Answers 413 when a body announces more bytes than its path's limit, or when more come; the rest is not read.
 
-    `limits` maps paths to bytes; other paths have `DEFAULT_BYTES`. Nothing is read before the application asks for it.
+    `limits` maps paths to bytes; other paths have `DEFAULT_BYTES`. Nothing is read, and nothing refused, before the
+    application asks for the body: a stranger hears of the missing token first.
     """
 
     def __init__(self, app: ASGIApp, limits: Mapping[str, int]) -> None:
@@ -29,20 +28,16 @@ class BodyLimit:
             await self._app(scope, receive, send)
             return
         limit = self._limits.get(scope["path"], DEFAULT_BYTES)
-        sentence = f"The body has more than the {limit} bytes that are accepted."
-        if _announced(scope) > limit:
-            await problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "request_entity_too_large", sentence)(
-                scope, receive, send
-            )
-            return
         came = 0
 
         async def receive_limited() -> Message:
             nonlocal came
-            message = await receive()
+            message = {} if _announced(scope) > limit else await receive()
             came += len(message.get("body", b""))
-            if came > limit:
-                raise HTTPException(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, sentence)
+            if came > limit or not message:
+                raise HTTPException(
+                    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"The body has more than the {limit} bytes that are accepted."
+                )
             return message
 
         await self._app(scope, receive_limited, send)

@@ -16,12 +16,14 @@ from ingress.schemas import ID_RULE
 from serve_app.errors import (
     CallerError,
     Conflict,
+    Forbidden,
     InvalidEnvelope,
     InvalidRequest,
     NotFound,
     PawfectError,
     PermanentError,
     TransientError,
+    Unauthenticated,
 )
 
 log = logging.getLogger(__name__)
@@ -32,8 +34,15 @@ LONGEST_NAME = 64
 RETRY_AFTER_S = 5
 """Told to callers whose request may succeed later."""
 
+HEADERS: dict[int, dict[str, str]] = {
+    HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},  # RFC 9110, section 15.5.2, and RFC 6750
+    HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": str(RETRY_AFTER_S)},
+}
+
 STATUS_OF: tuple[tuple[type[PawfectError], HTTPStatus], ...] = (
     (InvalidEnvelope, HTTPStatus.BAD_REQUEST),
+    (Unauthenticated, HTTPStatus.UNAUTHORIZED),
+    (Forbidden, HTTPStatus.FORBIDDEN),
     (NotFound, HTTPStatus.NOT_FOUND),
     (Conflict, HTTPStatus.CONFLICT),
     (InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -53,8 +62,7 @@ def problem(status: int, code: str, detail: str, **more: Any) -> JSONResponse:
         "detail": detail,
         **{name: value for name, value in more.items() if value is not None},
     }
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return JSONResponse(body, status, headers=headers, media_type=MEDIA_TYPE)
+    return JSONResponse(body, status, headers=HEADERS.get(status), media_type=MEDIA_TYPE)
 
 
 def describe_validation(errors: Sequence[Any]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from ingress.problems import describe_validation
-from ingress.schemas import ID_PATTERN, ID_RULE, PRIORITIES, PushEnvelope, SessionMessage
+from ingress.schemas import ID_RULE, PRIORITIES, PushEnvelope, SessionMessage
 from serve_app.errors import InvalidEnvelope, InvalidMessage
 from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.model import Job, Session
@@ -71,18 +70,6 @@ def read_order(push: Push) -> EditOrder:
         quality=message.quality,
         priority=PRIORITIES[message.priority],
     )
-
-
-def find_session(push: Push) -> Session | None:
-    """The session a refused message is about, if at least that much of it can be read."""
-    try:
-        values = _decode(push.data)
-    except InvalidMessage:
-        return None
-    ids = (values.get("userId"), values.get("sessionId"))
-    if not all(isinstance(value, str) and re.fullmatch(ID_PATTERN, value) for value in ids):
-        return None
-    return Session(str(ids[0]), str(ids[1]))
 
 
 def describe_refusal(push: Push, error: InvalidMessage, now: float) -> DeadLetter:

@@ -6,10 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.jobs.model import Job, Priority, Session
+from serve_app.jobs.model import ID_PATTERN, Job, Priority, Session
 from serve_app.jobs.session_view import Document
 
-ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 ID_RULE = "1 to 128 letters, digits, '_' or '-'"
 
 Identifier = Annotated[str, Field(pattern=ID_PATTERN)]

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from ingress.auth import Trust
 from serve_app.clock import Clock
 from serve_app.engines.readiness import Readiness
 from serve_app.jobs.dead_letters import DeadLetters
@@ -27,6 +28,7 @@ class Services:
     nudge: Callable[[], None]
     sink: Sink
     clock: Clock
+    trust: Trust
 
 
 def get_services(request: Request) -> Services:

@@ -8,8 +8,9 @@ import re
 import sys
 from pathlib import Path
 
-from ingress.schemas import ID_PATTERN, ID_RULE
+from ingress.schemas import ID_RULE
 from serve_app.errors import ConfigurationError
+from serve_app.jobs.model import ID_PATTERN
 from serve_app.settings import load_settings
 
 

@@ -15,7 +15,6 @@ import yaml
 
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings
-from serve_app.stores import check_environment
 
 CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
 LOOPBACK = "127.0.0.1"
@@ -30,8 +29,10 @@ def run(settings: Settings, config: Path) -> None:
 
     Raises ConfigurationError when the port is taken, or the environment or the config file cannot be used.
     """
-    check_environment(settings)
     _prepare_ray()
+    from serve_app.app import check
+
+    check(settings)
     plan = read_config(config)
     _refuse_taken_port(settings.port)
     _start(settings, plan)

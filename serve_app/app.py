@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
 import ray
 from ray.serve import Application
 
+from ingress.auth import check_trust
 from ingress.deployment import Ingress
 from serve_app.deployments import Draft, Editor
 from serve_app.errors import ConfigurationError
@@ -27,12 +29,18 @@ def build(args: Mapping[str, Any]) -> Application:
 
 def compose(settings: Settings, options: Options | None = None) -> Application:
     """`options` are deployment options by deployment name; a config file that Serve reads itself overrides them."""
-    check_environment(settings)
+    check(settings)
     _refuse_several_nodes(settings)
     given = options or {}
     draft = Draft.options(**given.get("Draft", {})).bind(settings)
     editor = Editor.options(**given.get("Editor", {})).bind(settings, {"draft": draft})
     return Ingress.options(**given.get("Ingress", {})).bind(settings, editor)
+
+
+def check(settings: Settings) -> None:
+    """Raises ConfigurationError for what would fail on every replica; nothing is connected to."""
+    check_environment(settings)
+    check_trust(settings, os.environ)
 
 
 def _refuse_several_nodes(settings: Settings) -> None:

@@ -123,6 +123,7 @@ class EditorShell:
     def __init__(self, settings: Settings, engines: Mapping[str, DeploymentHandle[Any]]) -> None:
         from serve_app.jobs.closing import Closer
         from serve_app.jobs.codec_threads import CodecThreads
+        from serve_app.jobs.exhaustion import Exhaustion
         from serve_app.jobs.reconciler import Reconciler
         from serve_app.jobs.run import Editing
         from serve_app.jobs.runner import Runner
@@ -140,6 +141,8 @@ class EditorShell:
         self._runner = Runner(stores.jobs, editing, closer, settings.jobs, clock, sink)
         self._runner.start()
         self._tasks = [asyncio.create_task(reconciler.run()), asyncio.create_task(self._watch_engines())]
+        if stores.exhausted is not None:
+            self._tasks.append(asyncio.create_task(Exhaustion(stores.exhausted, stores.jobs).run()))
 
     async def nudge(self) -> None:
         self._runner.nudge()

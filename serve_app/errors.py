@@ -62,6 +62,18 @@ class InvalidMessage(CallerError):
     code = "invalid_message"
 
 
+class Unauthenticated(CallerError):
+    """Nothing that came with the request proves who sent it."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(CallerError):
+    """It is proved who sent the request, and that one may not."""
+
+    code = "forbidden"
+
+
 class NotFound(CallerError):
     code = "not_found"
 
@@ -136,6 +148,12 @@ class StoreUnavailable(TransientError):
     """A job store or photo store did not answer; an outage, not the job's fault, so it is not counted against it."""
 
     code = "store_unavailable"
+
+
+class KeysUnavailable(TransientError):
+    """The keys that tokens are verified with cannot be had, so nothing can be said about the token; an outage."""
+
+    code = "keys_unavailable"
 
 
 class EngineUnavailable(TransientError):

@@ -116,6 +116,49 @@ class EngineSettings(Section):
     draft_threads: int = Field(0, ge=0, le=256, description="threads of the draft engine; 0 = one per core")
 
 
+class GoogleSettings(Section):
+    """The `gcp` environment: names of what Terraform made, and who may call."""
+
+    bucket: str = Field(
+        "",
+        description="gcp: bucket of the sessions' photos; empty = PROJECT_ID.appspot.com, the Firebase default "
+        "(newer projects have PROJECT_ID.firebasestorage.app)",
+    )
+    database: str = Field("(default)", description="gcp: Firestore database")
+    jobs_collection: str = Field("jobs", min_length=1, description="gcp: Firestore collection of our job documents")
+    topic: str = Field(
+        "session-processing", min_length=1, description="gcp: topic the app's backend publishes sessions to"
+    )
+    dead_letter_topic: str = Field(
+        "session-processing-dead-letter", min_length=1, description="gcp: topic of what could not be done"
+    )
+    dead_letter_subscription: str = Field(
+        "session-processing-dead-letter-service",
+        min_length=1,
+        description="gcp: the service's own pull subscription on the dead-letter topic",
+    )
+    timeout_s: float = Field(
+        10, gt=0, description="gcp: one call to Firestore, Cloud Storage or Pub/Sub, at most, in seconds"
+    )
+    transfer_timeout_s: float = Field(
+        60, gt=0, description="gcp: one download or upload of a photo, at most, in seconds"
+    )
+    push_audience: str = Field(
+        "", description="gcp: audience of the push subscription's tokens, usually the push endpoint's URL"
+    )
+    push_account: str = Field(
+        "", description="gcp: e-mail of the service account whose tokens the push subscription sends"
+    )
+    allowed_callers: tuple[str, ...] = Field(
+        (), description="gcp: e-mails of the service accounts that may use the session routes, as a JSON list"
+    )
+    caller_audience: str = Field("", description="gcp: audience of those callers' identity tokens")
+    certificates_url: str = Field(
+        "https://www.googleapis.com/oauth2/v3/certs", description="gcp: key set that signs Google's identity tokens"
+    )
+    clock_skew_s: float = Field(30, ge=0, le=300, description="gcp: how far a token's clock may be off, in seconds")
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -147,6 +190,11 @@ class Settings(BaseSettings):
     region: str = Field(
         "us-east4", validation_alias=AliasChoices("PAWFECT_REGION", "REGION"), description="gcp: region"
     )
+    firebase_credentials: SecretStr | None = Field(
+        None,
+        validation_alias=AliasChoices("PAWFECT_FIREBASE_CREDENTIALS", "FIREBASE_CREDENTIALS"),
+        description="gcp: service-account key as base64 JSON; better none, for Workload Identity",
+    )
     hf_token: SecretStr | None = Field(
         None,
         validation_alias=AliasChoices("PAWFECT_HF_TOKEN", "HF_TOKEN"),
@@ -165,6 +213,7 @@ class Settings(BaseSettings):
     photos: PhotoSettings = PhotoSettings()
     jobs: JobSettings = JobSettings()
     engines: EngineSettings = EngineSettings()
+    google: GoogleSettings = GoogleSettings()
 
     @field_validator("qualities", mode="before")
     @classmethod

@@ -5,12 +5,15 @@ from __future__ import annotations
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
+from starlette.exceptions import HTTPException
 
 from ingress import push
+from ingress.auth import VerifiedPush, verify_push
 from ingress.problems import find_status
 from ingress.services import Provided, Services
 from serve_app import metrics
 from serve_app.errors import InvalidMessage, InvalidRequest, PawfectError
+from serve_app.jobs.exhaustion import find_session
 
 router = APIRouter(tags=["push"])
 
@@ -22,19 +25,24 @@ MAX_BODY_BYTES = 16 * 2**20
 @router.post(PATH, status_code=push.ACKNOWLEDGED, response_class=Response)
 async def receive_push(request: Request, services: Provided) -> Response:
     """Edit the session named in a Pub/Sub push. 204 acknowledges: the job has ended, whether well or not, or the
-    message was of no use and lies in the dead letters. 400: not a push. 503: not finished yet, deliver again."""
+    message was of no use and lies in the dead letters. 400: not a push. 401, 403: not from the subscription, and
+    nothing was done. 503: not finished yet, deliver again."""
     status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
     try:
-        status = await _answer(services, push.open_envelope(await request.body()))
+        status = await _answer(services, await verify_push(request, services.trust))
     except PawfectError as error:
         status = int(find_status(error))
+        raise
+    except HTTPException as error:  # the body's limit
+        status = error.status_code
         raise
     finally:
         services.sink.record(metrics.PUSHES, status=str(status))
     return Response(status_code=status)
 
 
-async def _answer(services: Services, delivery: push.Push) -> int:
+async def _answer(services: Services, verified: VerifiedPush) -> int:
+    delivery = verified.push
     try:
         job = await services.jobs.submit(push.read_order(delivery))
     except (InvalidMessage, InvalidRequest) as error:
@@ -47,5 +55,5 @@ async def _answer(services: Services, delivery: push.Push) -> int:
 async def _refuse(services: Services, delivery: push.Push, error: InvalidMessage) -> None:
     if await services.dead_letters.put(push.describe_refusal(delivery, error, services.clock.now())):
         services.sink.record(metrics.DEAD_LETTERS, reason=error.code)
-    if (session := push.find_session(delivery)) is not None:
+    if (session := find_session(delivery.data)) is not None:
         await services.jobs.refuse(session, error.message)

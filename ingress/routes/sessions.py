@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, Path, Response
+from fastapi import APIRouter, Depends, Path, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 
+from ingress import auth
+from ingress.auth import VerifiedCaller
 from ingress.problems import problem
-from ingress.schemas import ID_PATTERN, PRIORITIES, EditOptions, SessionView, show_session
+from ingress.schemas import PRIORITIES, EditOptions, SessionView, show_session
 from ingress.services import Provided
-from serve_app.errors import Conflict, NotFound
-from serve_app.jobs.model import Job, Session, Status
+from serve_app.errors import Conflict, InvalidRequest, NotFound
+from serve_app.jobs.model import ID_PATTERN, Job, Session, Status
 from serve_app.jobs.service import EditOrder
 
+log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/users/{userId}/sessions/{sessionId}", tags=["sessions"])
+
+
+async def verify_caller(request: Request, services: Provided) -> VerifiedCaller:
+    return await auth.verify_caller(request, services.trust)
+
+
+Caller = Annotated[VerifiedCaller, Depends(verify_caller)]
+
+
+async def read_options(_caller: Caller, request: Request) -> EditOptions:
+    """The body, which FastAPI would read and parse before it asks any dependency who is calling."""
+    body = await request.body()
+    if not body:
+        return EditOptions()
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise InvalidRequest("Send the options as application/json.")
+    try:
+        return EditOptions.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestValidationError(error.errors()) from None
 
 
 def name_session(
@@ -28,19 +54,31 @@ def name_session(
 
 
 Named = Annotated[Session, Depends(name_session)]
+OPTIONS_BODY = {"requestBody": {"content": {"application/json": {"schema": EditOptions.model_json_schema()}}}}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "No valid Google identity token came as the bearer token"},
+    403: {"description": "The token's account is not an allowed caller"},
+}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
+    **REFUSALS,
     404: {"description": "No such session"},
     422: {"description": "The edit failed, or the request is not acceptable; `detail` says why"},
 }
 
 
-@router.post("/edit", response_model=SessionView, responses={202: {"model": SessionView}, **PROBLEMS})
+@router.post(
+    "/edit",
+    response_model=SessionView,
+    responses={202: {"model": SessionView}, **PROBLEMS},
+    openapi_extra=OPTIONS_BODY,
+)
 async def edit_session(
-    session: Named, services: Provided, options: Annotated[EditOptions | None, Body()] = None
+    caller: Caller, session: Named, services: Provided, options: Annotated[EditOptions, Depends(read_options)]
 ) -> SessionView | Response:
     """Edit the session's photo and wait. 200: the session, completed. 202: still running, ask again with GET."""
     await services.jobs.find_session(session)
-    job = await services.jobs.submit(_make_order(session, options or EditOptions()))
+    job = await services.jobs.submit(_make_order(session, options))
+    log.info("an edit is asked for", extra={"caller": caller.email, "job": job.id})
     services.nudge()
     ended = await services.jobs.wait(job.id, services.settings.jobs.push_wait_s)
     if ended is not None and ended.status is not Status.COMPLETED:
@@ -50,20 +88,23 @@ async def edit_session(
     return view if ended is not None else JSONResponse(view.model_dump(), 202)
 
 
-@router.get("/edit", response_model=SessionView, responses={404: PROBLEMS[404]})
-async def show_edit(session: Named, services: Provided) -> SessionView:
+@router.get("/edit", response_model=SessionView, responses={404: PROBLEMS[404], **REFUSALS})
+async def show_edit(_caller: Caller, session: Named, services: Provided) -> SessionView:
     """The session's state and its job, with live progress."""
     document, job = await services.jobs.find_session(session)
     return show_session(session, document, job)
 
 
-@router.delete("/edit", response_model=SessionView, responses={202: {"model": SessionView}, 404: PROBLEMS[404]})
-async def cancel_edit(session: Named, services: Provided, response: Response) -> SessionView:
+@router.delete(
+    "/edit", response_model=SessionView, responses={202: {"model": SessionView}, 404: PROBLEMS[404], **REFUSALS}
+)
+async def cancel_edit(caller: Caller, session: Named, services: Provided, response: Response) -> SessionView:
     """Cancel. 200: cancelled. 202: it is running and stops within a step. 409: it had ended already."""
     document, job = await services.jobs.find_session(session)
     if job is None:
         raise NotFound(f"Session {session.session_id} has no edit to cancel.")
     job = await services.jobs.cancel(job.id)
+    log.info("a cancellation is asked for", extra={"caller": caller.email, "job": job.id})
     document, _ = await services.jobs.find_session(session)
     response.status_code = 200 if job.status.is_final else 202
     return show_session(session, document, job)

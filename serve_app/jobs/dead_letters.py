@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,12 +22,11 @@ class DeadLetter:
 
 
 class DeadLetters(Protocol):
-    """Both methods raise StoreUnavailable when the place does not answer."""
+    """The service only writes them; reading and replaying them is a person's business."""
 
     async def put(self, letter: DeadLetter) -> bool:
-        """Whether the letter was new, as far as the place can tell."""
-
-    async def latest(self, limit: int) -> Sequence[DeadLetter]: ...
+        """Whether the letter was new, as far as the place can tell; the same one may be put again. Raises
+        StoreUnavailable when the place does not answer."""
 
 
 def describe_failure(job: Job) -> DeadLetter:

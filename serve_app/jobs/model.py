@@ -13,6 +13,9 @@ from typing import Any, Self
 SCHEMA = 1
 """Number written into every job document; readers refuse a newer one."""
 
+ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
+"""Of user and session ids; nothing else may become part of a path."""
+
 MAX_DELIVERIES = 64
 """Delivery ids remembered per job, the latest ones; a redelivery older than so many other messages counts as new."""
 

@@ -260,7 +260,16 @@ class SqliteDeadLetters:
 
         return await self._database.run(work)
 
+    async def remove(self, letter_id: str) -> None:
+        """For replaying; the service itself never calls this, nor `latest`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("DELETE FROM dead_letters WHERE id = ?", (letter_id,))
+
+        await self._database.run(work)
+
     async def latest(self, limit: int) -> Sequence[DeadLetter]:
+        """The newest first."""
         query = "SELECT id, at, reason, message, data, attributes FROM dead_letters ORDER BY at DESC LIMIT ?"
         rows = await self._database.run(lambda connection: connection.execute(query, (limit,)).fetchall())
         return [

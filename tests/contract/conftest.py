@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from google.api_core.exceptions import Conflict
 
+from serve_app.google_clients import make_clients
+from serve_app.jobs.firestore import FirestoreJobStore
+from serve_app.jobs.pubsub import PubsubDeadLetters
+from serve_app.photos.gcs import GcsPhotoStore
 from serve_app.settings import Settings
 from serve_app.stores import Stores, open_stores
+from tests.emulators import emulators
+
+__all__ = ["emulators"]
 
 
 @asynccontextmanager
@@ -19,10 +30,42 @@ async def open_embedded(root: Path) -> AsyncIterator[Stores]:
     await stores.close()
 
 
-STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Stores]]] = {"embedded": open_embedded}
+@asynccontextmanager
+async def open_gcp(root: Path) -> AsyncIterator[Stores]:
+    """A project per folder, so that tests do not meet and processes with the same folder do."""
+    project = "demo-" + hashlib.sha256(bytes(root)).hexdigest()[:16]
+    settings = Settings(env="gcp", project_id=project)
+    clients = make_clients(settings)
+    with contextlib.suppress(Conflict):
+        await asyncio.to_thread(clients.storage.create_bucket, clients.bucket)
+    jobs = FirestoreJobStore(clients.firestore, settings.google)
+    photos = GcsPhotoStore(clients.storage, clients.bucket, settings.google)
+    letters = PubsubDeadLetters(clients.publisher, clients.topic(settings.google.dead_letter_topic), settings.google)
+    yield Stores(jobs, letters, photos, clients.close)
+    await jobs.close()
+    photos.close()
+    await clients.close()
+
+
+STORES: dict[str, Callable[[Path], AbstractAsyncContextManager[Stores]]] = {
+    "embedded": open_embedded,
+    "gcp": open_gcp,
+}
 
 
 @pytest.fixture(params=list(STORES))
-async def stores(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Stores]:
-    async with STORES[request.param](tmp_path) as opened:
+def kind(request: pytest.FixtureRequest) -> str:
+    """The name of the row; what it needs to run on is there."""
+    if request.param == "gcp":
+        request.getfixturevalue("emulators")
+    return str(request.param)
+
+
+embedded_only = pytest.mark.parametrize("kind", ["embedded"], indirect=True)
+"""For a promise that no emulator keeps; the test that uses it says which, and what shows it instead."""
+
+
+@pytest.fixture
+async def stores(kind: str, tmp_path: Path) -> AsyncIterator[Stores]:
+    async with STORES[kind](tmp_path) as opened:
         yield opened

@@ -11,11 +11,12 @@ import pytest
 
 from serve_app.errors import Conflict, LeaseLost
 from serve_app.jobs import session_view, transitions
-from serve_app.jobs.model import Job, Parameters, Priority, Session, Status
+from serve_app.jobs.model import Job, Parameters, Priority, Progress, Session, Stage, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Write
 from serve_app.settings import JobSettings
 from serve_app.stores import Stores
+from tests.contract.conftest import STORES
 
 SETTINGS = JobSettings()
 SESSION = Session("user", "session")
@@ -149,10 +150,136 @@ async def test_a_lease_protects_until_it_runs_out_and_then_the_loser_cannot_writ
     assert ended.status is Status.COMPLETED
 
 
+async def test_a_finish_by_a_loser_is_refused_and_changes_nothing(stores: Stores) -> None:
+    await put_session(stores, SESSION, {})
+    await submit(stores, make_job())
+    loser = await claim(stores, 110.0, "loser")
+    winner = await claim(stores, 110.0 + SETTINGS.lease_s, "winner")
+    assert loser is not None
+    assert winner is not None
+    ended = await end(stores, winner, transitions.completing(OUTCOME), "winner")
+    shown = await stores.jobs.get_session(SESSION)
+    for token in ("loser", "winner"):
+        with pytest.raises(LeaseLost):
+            await end(stores, loser, lambda job, held, now, _: transitions.release(job, held), token, 300.0)
+    assert await stores.jobs.get("edit-a") == ended
+    assert await stores.jobs.get_session(SESSION) == shown
+
+
+async def request_cancel(stores: Stores, job: Job) -> Job:
+    def decide(found: Job | None, _document: Document | None) -> Write:
+        assert found is not None
+        changed = transitions.request_cancel(found, 150.0)
+        return Write(changed, session_view.describe(changed))
+
+    changed = await stores.jobs.change(job.id, job.session, decide)
+    assert changed is not None
+    return changed
+
+
+async def test_a_cancelled_job_in_the_queue_is_not_claimed(stores: Stores) -> None:
+    await put_session(stores, SESSION, {})
+    cancelled = await request_cancel(stores, await submit(stores, make_job()))
+    assert cancelled.status is Status.CANCELLED
+    assert await claim(stores, 160.0) is None
+    document = await stores.jobs.get_session(SESSION)
+    assert document is not None
+    assert (document["processingStatus"], document["errorMessage"]) == ("failed", "cancelled")
+    with pytest.raises(Conflict, match="already cancelled"):
+        await request_cancel(stores, cancelled)
+
+
+async def test_a_running_job_learns_that_it_is_cancelled_and_obeys(stores: Stores) -> None:
+    await submit(stores, make_job())
+    running = await claim(stores, 110.0)
+    assert running is not None
+    marked = await request_cancel(stores, running)
+    assert (marked.status, marked.cancel_requested) == (Status.PROCESSING, True)
+    assert (await end(stores, running, transitions.obey)).status is Status.CANCELLED
+
+
+async def test_no_concurrent_change_is_lost(stores: Stores, kind: str, tmp_path: Path) -> None:
+    await put_session(stores, SESSION, {"count": 0})
+    await submit(stores, make_job())
+
+    def join(delivery: str) -> Any:
+        def decide(job: Job | None, document: Document | None) -> Write:
+            assert job is not None
+            assert document is not None
+            return Write(transitions.join(job, make_job(), delivery), {"count": document["count"] + 1})
+
+        return decide
+
+    async with STORES[kind](tmp_path) as others:
+        await asyncio.gather(
+            *(stores.jobs.change("edit-a", SESSION, join(f"one-{i}")) for i in range(3)),
+            *(others.jobs.change("edit-a", SESSION, join(f"two-{i}")) for i in range(3)),
+        )
+    job, document = await stores.jobs.get("edit-a"), await stores.jobs.get_session(SESSION)
+    assert job is not None
+    assert document is not None
+    assert sorted(job.deliveries) == ["m1", "one-0", "one-1", "one-2", "two-0", "two-1", "two-2"]
+    assert (job.version, document["count"]) == (7, 6)
+
+
+async def test_what_is_merged_leaves_every_other_field_as_it_was(stores: Stores) -> None:
+    foreign = {"pet": {"name": "Rex", "tags": ["old", {"since": 2019}], "vet": None}, "a.b": 1, "é`\\": {"x.y": [1.5]}}
+    await put_session(stores, SESSION, {**foreign, "progress": {"ours": "of an earlier time"}, "errorMessage": "old"})
+    await submit(stores, make_job())
+    document = await stores.jobs.get_session(SESSION)
+    ours = {
+        "jobId": "edit-a",
+        "jobPublishedAt": 100.0,
+        "processingStatus": "processing",
+        "progress": None,
+        "errorMessage": None,
+    }
+    assert document == {**foreign, **ours}
+    running = await claim(stores, 110.0)
+    assert running is not None
+    shown = running.evolve(progress=Progress(Stage.ENGINE, 3, 28, 1.5))
+    await stores.jobs.change(shown.id, SESSION, lambda _job, _document: Write(shown, session_view.describe(shown)))
+    document = await stores.jobs.get_session(SESSION)
+    assert document == {**foreign, **ours, "progress": {"stage": "engine", "step": 3, "steps": 28, "eta_s": 1.5}}
+
+
+@pytest.mark.parametrize("name", ["__reserved__", "__", "-", "_"])
+async def test_any_id_that_callers_may_send_can_be_asked_for(stores: Stores, name: str) -> None:
+    session = Session(name, name)
+    job = await submit(stores, make_job(name, session=session))
+    assert await stores.jobs.get(job.id) == job
+    assert await stores.jobs.get_session(session) is None
+    assert not await stores.jobs.merge_session(session, lambda _document: {"a": 1})
+    assert await stores.jobs.get(name) is None
+
+
 async def test_racing_claims_in_one_process_have_one_winner(stores: Stores) -> None:
     await submit(stores, make_job())
     claims = await asyncio.gather(*(claim(stores, 110.0, f"t{i}") for i in range(20)))
     assert sum(job is not None for job in claims) == 1
+
+
+async def test_paused_jobs_do_not_hide_a_ready_one(stores: Stores) -> None:
+    paused = (make_job(f"paused-{i:02}", created_at=100.0 + i, not_before=500.0) for i in range(45))
+    await asyncio.gather(*(submit(stores, job) for job in paused))
+    assert await claim(stores, 200.0) is None
+    await submit(stores, make_job("ready", created_at=199.0))
+    ready = await claim(stores, 200.0)
+    assert ready is not None
+    assert ready.id == "edit-ready"
+
+
+async def test_jobs_whose_lease_ran_out_stand_in_the_same_order_as_queued_ones(stores: Stores) -> None:
+    for name, created, priority in (("old", 101.0, Priority.NORMAL), ("urgent", 102.0, Priority.URGENT)):
+        await submit(stores, make_job(name, created_at=created, priority=priority))
+        assert await claim(stores, 110.0, "crashes") is not None
+    await submit(stores, make_job("older", created_at=100.0))
+    await submit(stores, make_job("newer", created_at=103.0))
+    later = 110.0 + SETTINGS.lease_s
+    urgent = [await claim(stores, later, urgent_only=True) for _ in range(2)]
+    assert [job and job.id for job in urgent] == ["edit-urgent", None]
+    rest = [await claim(stores, later) for _ in range(4)]
+    assert [job and job.id for job in rest] == ["edit-older", "edit-old", "edit-newer", None]
 
 
 async def test_backlog_counts_and_ages(stores: Stores) -> None:
@@ -185,16 +312,45 @@ async def test_a_watch_shows_changes_and_ends_with_the_job(stores: Stores) -> No
         async for job in stores.jobs.watch("edit-a"):
             seen.append(job.status)
 
-    watching = asyncio.create_task(watch())
-    while seen != [Status.QUEUED]:
-        await asyncio.sleep(0.01)
-    job = await claim(stores, 110.0)
-    assert job is not None
-    while Status.PROCESSING not in seen:
-        await asyncio.sleep(0.01)
-    await end(stores, job, transitions.completing(OUTCOME))
-    await asyncio.wait_for(watching, 10)
+    async with asyncio.timeout(20):
+        watching = asyncio.create_task(watch())
+        while seen != [Status.QUEUED]:
+            await asyncio.sleep(0.01)
+        job = await claim(stores, 110.0)
+        assert job is not None
+        while Status.PROCESSING not in seen:
+            await asyncio.sleep(0.01)
+        await end(stores, job, transitions.completing(OUTCOME))
+        await watching
     assert seen[-1] is Status.COMPLETED
+
+
+async def test_a_watch_sees_what_another_client_did(stores: Stores, kind: str, tmp_path: Path) -> None:
+    await submit(stores, make_job())
+    watching = stores.jobs.watch("edit-a")
+    first = await anext(watching)
+    async with STORES[kind](tmp_path) as others:
+        for _ in range(2):  # the first change may fall into the start of the watch
+            job = await claim(others, first.created_at + 10.0)
+            assert job is not None
+            assert (await asyncio.wait_for(anext(watching), 10)).status is Status.PROCESSING
+            await end(others, job, lambda job, token, _now, _superseded: transitions.release(job, token))
+            assert (await asyncio.wait_for(anext(watching), 10)).status is Status.QUEUED
+        await request_cancel(others, first)
+    assert [job.status async for job in watching] == [Status.CANCELLED]
+
+
+async def test_many_watch_the_same_job_and_all_see_its_end(stores: Stores) -> None:
+    job = await submit(stores, make_job())
+
+    async def last() -> Status:
+        return [job.status async for job in stores.jobs.watch("edit-a")][-1]
+
+    watching = [asyncio.create_task(last()) for _ in range(5)]
+    watching[0].cancel()
+    await request_cancel(stores, job)
+    ends = await asyncio.wait_for(asyncio.gather(*watching[1:]), 10)
+    assert ends == [Status.CANCELLED] * 4
 
 
 async def test_a_watch_of_an_unknown_job_ends_at_once(stores: Stores) -> None:
@@ -219,12 +375,11 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_claims_race_from_several_processes_and_each_job_has_one_winner(
-    stores: Stores, tmp_path: Path, request: pytest.FixtureRequest
+    stores: Stores, kind: str, tmp_path: Path
 ) -> None:
     names = [f"job-{i:02}" for i in range(30)]
     for name in names:
         await submit(stores, make_job(name))
-    kind = request.node.callspec.params["stores"]
     racers = [
         await asyncio.create_subprocess_exec(
             sys.executable,

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from ingress.api import create_app
+from ingress.auth import LocalTrust
 from ingress.services import Services
 from serve_app.clock import SystemClock
 from serve_app.engines.loading import LoadState, Phase
@@ -56,6 +57,7 @@ async def open_api(root: Path, *, start: bool = True, **jobs: Any) -> AsyncItera
             bench.runner.nudge,
             bench.sink,
             SystemClock(),
+            LocalTrust(),
         )
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30) as http:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ingress import push
 from serve_app.errors import InvalidEnvelope, InvalidMessage
+from serve_app.jobs.exhaustion import find_session
 from serve_app.jobs.model import Priority, Session
 
 
@@ -76,7 +77,7 @@ def test_a_bad_id_is_named(name: str, bad: object) -> None:
     data = {"userId": "u", "sessionId": "s", name: bad}
     with pytest.raises(InvalidMessage, match=name):
         push.read_order(make_push(encode(data)))
-    assert push.find_session(make_push(encode(data))) is None
+    assert find_session(encode(data)) is None
 
 
 @pytest.mark.parametrize("name", ["userId", "sessionId"])
@@ -126,7 +127,7 @@ def test_a_bad_parameter_is_named_and_its_session_found(name: str, value: object
     refused = make_push(encode({"userId": "u", "sessionId": "s", name: value}))
     with pytest.raises(InvalidMessage, match=name):
         push.read_order(refused)
-    assert push.find_session(refused) == Session("u", "s")
+    assert find_session(refused.data) == Session("u", "s")
 
 
 def test_a_refusal_keeps_the_reason_and_the_original_data() -> None:

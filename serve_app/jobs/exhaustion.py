@@ -1,0 +1,80 @@
+"""Messages that Pub/Sub gave up: their sessions must not look as if somebody were still working on them."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from serve_app.errors import StoreUnavailable
+from serve_app.jobs.model import ID_PATTERN, Session
+from serve_app.jobs.session_view import Document
+from serve_app.jobs.store import JobStore
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 30.0
+"""How often the dead-letter topic is looked at; what arrives there has waited for hours."""
+SENTENCE = "The edit was asked for, but the request could not be delivered; publish the session again."
+
+
+class Message(Protocol):
+    """`data` is base64 of what was published."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def data(self) -> str: ...
+
+
+class Messages(Protocol):
+    async def drain(self, handle: Callable[[Any], Awaitable[None]]) -> int: ...
+
+
+class Exhaustion:
+    """A message that became a job needs nothing: accepted jobs end without any delivery. One that never did is shown
+    in its session as failed."""
+
+    def __init__(self, messages: Messages, store: JobStore) -> None:
+        self._messages = messages
+        self._store = store
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._messages.drain(self.handle)
+            except StoreUnavailable as error:
+                log.warning("exhausted messages not read: %s", error)
+            except Exception:
+                log.exception("defect in reading exhausted messages")
+            await asyncio.sleep(INTERVAL_S)
+
+    async def handle(self, message: Message) -> None:
+        """Raises StoreUnavailable; the message then comes again."""
+        session = find_session(message.data)
+        shown = session is not None and await self._store.merge_session(session, _show)
+        log.warning("a message was given up by Pub/Sub", extra={"delivery": message.id, "shown": shown})
+
+
+def find_session(data: str) -> Session | None:
+    """The session a message is about, if at least that much of it can be read."""
+    try:
+        values = json.loads(base64.b64decode(data, validate=True))
+    except (binascii.Error, UnicodeDecodeError, ValueError, RecursionError):
+        return None
+    if not isinstance(values, dict):
+        return None
+    ids = [values.get(name) for name in ("userId", "sessionId")]
+    if not all(isinstance(value, str) and re.fullmatch(ID_PATTERN, value) for value in ids):
+        return None
+    return Session(str(ids[0]), str(ids[1]))
+
+
+def _show(document: Document) -> Mapping[str, Any]:
+    return {} if document.get("jobId") else {"processingStatus": "failed", "errorMessage": SENTENCE}

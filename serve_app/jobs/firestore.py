@@ -1,0 +1,244 @@
+"""The production job store: one Firestore document per job, and the app's session documents beside them.
+
+`{jobs_collection}/{job id}` is ours. `users/{user}/sessions/{session}` belongs to the app's backend: our fields are
+merged into it where it exists, everything else in it is left alone, and it is never created. How long a call may take
+and what is tried again is said in `firestore_documents`.
+
+**Claims have no hot document.** A claim queries the first claimable jobs, then tries them one by one, each in a
+transaction on that job alone, so workers that take different jobs never meet. A loser pays one read and moves on to a
+random job of the same priority; claims that do not race are exactly by (priority, age).
+
+**What caps throughput.** Every write of a job moves it in the index on `changed_at`, whose values only grow, and into
+such a collection Firestore takes about 500 writes per second (`firebase.google.com/docs/firestore/best-practices`). A
+job is written about once a second while it runs, and three times besides: some 450 jobs running at a time, or 160
+started and ended per second. To raise it, write a shard number derived from the job id into the documents, put it
+before `created_at` and `changed_at` in the indexes (and exempt the bare fields), and query all shards.
+`bench/claims.py` measures claims on the emulator.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+from google.cloud.firestore import SERVER_TIMESTAMP, AsyncClient, AsyncDocumentReference, AsyncQuery, AsyncWriteBatch
+from google.cloud.firestore_v1.base_query import FieldFilter
+
+from serve_app.errors import StoreUnavailable
+from serve_app.jobs.firestore_changes import Changes
+from serve_app.jobs.firestore_documents import Documents, Snapshot, write
+from serve_app.jobs.model import SCHEMA, Job, Priority, Session, Status, from_document, to_document
+from serve_app.jobs.session_view import Document
+from serve_app.jobs.store import Backlog, Decide, Write
+from serve_app.settings import GoogleSettings
+
+COMPOSITE_INDEXES = (
+    ("status", "priority", "created_at"),
+    ("status", "lease_expires_at"),
+    ("status", "created_at"),
+    ("status", "deadline_at"),
+    ("status", "closed", "created_at"),
+)
+"""What the queries below need indexed together in the jobs collection, all ascending; the emulator needs none."""
+
+PAGE = 20
+"""Jobs looked at per query when claiming."""
+CLAIM_ROUNDS = 10
+"""Pages that may be lost to other workers, job by job, before a claim gives up."""
+
+_EXTRA_FIELDS = ("lease_expires_at", "changed_at")
+_FORBIDDEN_ID = re.compile(r"\.|\.\.|__.*__|.*/.*|", re.DOTALL)
+"""Ids no document can have (`firebase.google.com/docs/firestore/quotas`)."""
+
+
+class FirestoreJobStore:
+    """The client is the caller's to close; like it, the store belongs to one event loop."""
+
+    def __init__(self, client: AsyncClient, settings: GoogleSettings) -> None:
+        self._client = client
+        self._jobs = client.collection(settings.jobs_collection)
+        self._documents = Documents(client, settings.timeout_s)
+        self._changes = Changes(self._documents, self._jobs)
+
+    async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
+        tried: Job | None = None
+
+        def work(snapshots: Sequence[Snapshot], batch: AsyncWriteBatch) -> Job | None:
+            nonlocal tried
+            found = _read_job(snapshots[0])
+            if found is not None and found == tried:
+                return found  # our own commit, whose answer was lost
+            document = snapshots[1].to_dict() if len(snapshots) > 1 else None
+            decision = decide(found, document)
+            if decision is None:
+                return found
+            if decision.fields and document is not None:
+                write(batch, snapshots[1], decision.fields)
+            tried = _write_job(batch, snapshots[0], decision)
+            return tried
+
+        references = [self._jobs.document(job_id)]
+        if _is_possible(session):
+            references.append(self._session(session))
+        return await self._documents.change(references, work)
+
+    async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
+        def take(job: Job | None, document: Document | None) -> Write | None:
+            if job is None or not _is_claimable(job, now):
+                raise _Taken
+            return decide(job, document)
+
+        for _ in range(CLAIM_ROUNDS):
+            candidates = await self._find_claimable(now, urgent_only)
+            if not candidates:
+                return None
+            choice = candidates[0]
+            while candidates:
+                try:
+                    return await self.change(choice.id, choice.session, take)
+                except _Taken:
+                    candidates.remove(choice)
+                    equals = [job for job in candidates if job.priority == candidates[0].priority]
+                    choice = random.choice(equals) if equals else choice
+        raise StoreUnavailable(f"{CLAIM_ROUNDS} pages of jobs were all claimed by others first.")
+
+    async def _find_claimable(self, now: float, urgent_only: bool) -> list[Job]:
+        queued = _where(self._jobs, "status", "==", str(Status.QUEUED))
+        if urgent_only:
+            queued = _where(queued, "priority", "==", int(Priority.URGENT))
+        lapsed = _where(self._jobs, "status", "==", str(Status.PROCESSING))
+        lapsed = _where(lapsed, "lease_expires_at", "<=", now).order_by("lease_expires_at")
+
+        def may_run(job: Job) -> bool:
+            return _is_claimable(job, now) and (job.priority is Priority.URGENT or not urgent_only)
+
+        found = await asyncio.gather(
+            self._first_page(queued.order_by("priority").order_by("created_at"), may_run),
+            self._first_page(lapsed, may_run),
+        )
+        return sorted((job for page in found for job in page), key=lambda job: (job.priority, job.created_at))
+
+    async def _first_page(self, query: AsyncQuery, wanted: Callable[[Job], bool]) -> list[Job]:
+        """The wanted ones of the first page that has any; jobs that only pause must not hide the one behind them."""
+        page = query.limit(PAGE)
+        while snapshots := await self._documents.query(page):
+            if found := [job for job in _read_jobs(snapshots) if wanted(job)]:
+                return found
+            page = query.start_after(snapshots[-1]).limit(PAGE)
+        return []
+
+    async def get(self, job_id: str) -> Job | None:
+        if _FORBIDDEN_ID.fullmatch(job_id):
+            return None
+        return _read_job((await self._documents.get(self._jobs.document(job_id)))[0])
+
+    async def find(
+        self,
+        *,
+        status: Status,
+        limit: int,
+        before_deadline: float | None = None,
+        closed: bool | None = None,
+    ) -> Sequence[Job]:
+        """With `before_deadline`, of more than `limit` jobs those with the earliest deadlines. Both filters at once
+        would need one more index (`status`, `closed`, `deadline_at`)."""
+        query = _where(self._jobs, "status", "==", str(status))
+        if closed is not None:
+            query = _where(query, "closed", "==", closed)
+        if before_deadline is not None:
+            query = _where(query, "deadline_at", "<", before_deadline).order_by("deadline_at")
+        else:
+            query = query.order_by("created_at")
+        found = _read_jobs(await self._documents.query(query.limit(limit)))
+        return sorted(found, key=lambda job: job.created_at)
+
+    async def watch(self, job_id: str) -> AsyncIterator[Job]:
+        seen = -1
+        with self._changes.subscribe(job_id) as changed:
+            while (job := await self.get(job_id)) is not None:
+                if job.version != seen:
+                    seen = job.version
+                    yield job
+                if job.status.is_final:
+                    return
+                await changed.wait()
+                changed.clear()
+
+    async def backlog(self, now: float) -> Backlog:
+        """The three figures are read at once, but not of the same instant."""
+        queued = _where(self._jobs, "status", "==", str(Status.QUEUED))
+        running = _where(self._jobs, "status", "==", str(Status.PROCESSING))
+        waiting, active, oldest = await asyncio.gather(
+            self._documents.count(queued),
+            self._documents.count(running),
+            self._documents.query(queued.order_by("created_at").limit(1)),
+        )
+        return Backlog(
+            waiting, active, max((max(0.0, now - job.created_at) for job in _read_jobs(oldest)), default=0.0)
+        )
+
+    async def get_session(self, session: Session) -> dict[str, Any] | None:
+        if not _is_possible(session):
+            return None
+        return (await self._documents.get(self._session(session)))[0].to_dict()
+
+    async def merge_session(self, session: Session, decide: Callable[[Document], Mapping[str, Any]]) -> bool:
+        def work(snapshots: Sequence[Snapshot], batch: AsyncWriteBatch) -> bool:
+            document = snapshots[0].to_dict()
+            if document is not None and (fields := decide(document)):
+                write(batch, snapshots[0], fields)
+            return document is not None
+
+        return _is_possible(session) and await self._documents.change([self._session(session)], work)
+
+    async def put_session(self, session: Session, document: Document) -> None:
+        """Create or replace a session document, as the app's backend does; the service itself never calls this."""
+        await self._documents.put(self._session(session), document)
+
+    async def close(self) -> None:
+        await self._changes.close()
+
+    def _session(self, session: Session) -> AsyncDocumentReference:
+        return self._client.document(session.path)
+
+
+class _Taken(Exception):
+    """Another worker was faster."""
+
+
+def _is_possible(session: Session) -> bool:
+    """Whether there can be such a document; some ids that callers may send are reserved in Firestore."""
+    return not any(_FORBIDDEN_ID.fullmatch(part) for part in (session.user_id, session.session_id))
+
+
+def _is_claimable(job: Job, now: float) -> bool:
+    if job.status is Status.PROCESSING:
+        return job.lease is not None and job.lease.expires_at <= now
+    return job.status is Status.QUEUED and job.not_before <= now
+
+
+def _where(query: Any, field: str, operator: str, value: object) -> Any:
+    return query.where(filter=FieldFilter(field, operator, value))
+
+
+def _read_job(snapshot: Snapshot) -> Job | None:
+    document = snapshot.to_dict()
+    if document is None:
+        return None
+    return from_document({name: value for name, value in document.items() if name not in _EXTRA_FIELDS})
+
+
+def _read_jobs(snapshots: Sequence[Snapshot]) -> list[Job]:
+    """Those that this version can read: a newer one's must not stop the queue."""
+    known = [snapshot for snapshot in snapshots if (snapshot.to_dict() or {}).get("schema", 0) <= SCHEMA]
+    return [job for snapshot in known if (job := _read_job(snapshot)) is not None]
+
+
+def _write_job(batch: AsyncWriteBatch, snapshot: Snapshot, decision: Write) -> Job:
+    job = decision.job.evolve(version=decision.job.version + 1)
+    expires_at = job.lease.expires_at if job.lease else None
+    write(batch, snapshot, {**to_document(job), "lease_expires_at": expires_at, "changed_at": SERVER_TIMESTAMP})
+    return job
