@@ -6,7 +6,7 @@ OUT    ?= demo-out
 PORT   ?=
 DATA   ?=
 
-.PHONY: install weights demo serve seed-session test check format bench chaos-local docs clean
+.PHONY: install weights demo serve seed-session emulators replay test check format bench chaos-local chaos-gcp docs clean
 
 install: $(VENV)/.installed
 
@@ -32,6 +32,14 @@ seed-session: install
 	@$(BIN)/pawfect seed-session $(if $(PHOTO),--photo '$(PHOTO)') $(if $(MASK),--mask '$(MASK)') \
 	  $(if $(USER_ID),--user '$(USER_ID)') $(if $(SESSION),--session '$(SESSION)') $(if $(DATA),--data '$(DATA)')
 
+# The emulators of Pub/Sub, Firestore and Cloud Storage, until Ctrl-C; prints what to export. Needs gcloud and Java.
+emulators: install
+	@exec $(BIN)/python -m pawfect.emulators
+
+# make replay [ENV=gcp] [ID='id …' | ALL=1]: lists the dead letters, or sends the chosen ones back.
+replay: install
+	@$(BIN)/python -m pawfect.replay $(if $(ALL),--all) $(if $(ID),--id $(ID))
+
 test: weights
 	$(BIN)/pytest
 
@@ -53,6 +61,10 @@ bench: weights
 # make chaos-local [KILLS=50]
 chaos-local: weights
 	@$(BIN)/python -m bench.chaos_local $(if $(KILLS),--kills $(KILLS))
+
+# make chaos-gcp [MESSAGES=200]
+chaos-gcp: weights
+	@$(BIN)/python -m bench.chaos_gcp $(if $(MESSAGES),--messages $(MESSAGES))
 
 # Writes .env.example and the README's configuration table from the settings.
 docs: install

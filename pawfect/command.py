@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ingress.schemas import ID_RULE
 from serve_app.errors import ConfigurationError
-from serve_app.jobs.model import ID_PATTERN
-from serve_app.settings import load_settings
+from serve_app.jobs.model import ID_PATTERN, Session
+from serve_app.settings import Settings, load_settings
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -35,7 +35,9 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     serve.add_argument("--config", type=Path, help="the deployments and their numbers (default: serve_config.yaml)")
     serve.set_defaults(run=_serve)
-    seed = commands.add_parser("seed-session", help="put a session in place, as the app's backend does")
+    seed = commands.add_parser(
+        "seed-session", help="put a session in place, as the app's backend does; with ENV=gcp publish it, too"
+    )
     seed.add_argument("--user", default="demo", help="user id (default: demo)")
     seed.add_argument("--session", default="first", help="session id (default: first)")
     seed.add_argument("--data", type=Path, help="the data folder of the service (default: PAWFECT_DATA_DIR or data)")
@@ -77,20 +79,34 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _seed(options: argparse.Namespace) -> int:
-    from pawfect.sessions import Backend
-    from serve_app.jobs.model import Session
-
     for name in ("user", "session"):
         if not re.fullmatch(ID_PATTERN, getattr(options, name)):
             raise ConfigurationError(f"--{name} must be {ID_RULE}.")
     photo, mask = _find_pictures(options)
     given = {} if options.data is None else {"data_dir": options.data}
-    session = Session(options.user, options.session)
-    backend = Backend(load_settings(**given).data_dir.expanduser())
-    asyncio.run(backend.create(session, photo.read_bytes(), mask.read_bytes()))
-    backend.close()
-    print(f"{session.path} is in place")
+    settings = load_settings(**given)
+    seed = _seed_google if settings.env == "gcp" else _seed_embedded
+    print(asyncio.run(seed(settings, Session(options.user, options.session), photo.read_bytes(), mask.read_bytes())))
     return 0
+
+
+async def _seed_embedded(settings: Settings, session: Session, photo: bytes, mask: bytes) -> str:
+    from pawfect.sessions import Backend
+
+    backend = Backend(settings.data_dir.expanduser())
+    await backend.create(session, photo, mask)
+    backend.close()
+    return f"{session.path} is in place"
+
+
+async def _seed_google(settings: Settings, session: Session, photo: bytes, mask: bytes) -> str:
+    from pawfect.sessions import GoogleBackend
+
+    backend = GoogleBackend(settings)
+    await backend.create(session, photo, mask)
+    message_id = await backend.publish_session(session)
+    await backend.close()
+    return f"{session.path} is in place and published as message {message_id}"
 
 
 def _demo(options: argparse.Namespace) -> int:

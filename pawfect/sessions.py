@@ -1,23 +1,44 @@
-"""Putting a session in place and reading it back, as the app's backend does; here in the embedded stores."""
+"""Putting a session in place and reading it back, as the app's backend does; in the embedded stores or in Google's."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from google.pubsub_v1 import PubsubMessage
+
+from serve_app.google_clients import make_clients
+from serve_app.jobs.firestore import FirestoreJobStore
 from serve_app.jobs.model import Session
+from serve_app.jobs.pubsub import publish
+from serve_app.jobs.session_view import Document
 from serve_app.jobs.sqlite import SqliteDatabase, SqliteJobStore
 from serve_app.photos.folder import FolderPhotoStore
+from serve_app.photos.gcs import GcsPhotoStore
+from serve_app.photos.store import PhotoStore
+from serve_app.settings import Settings
 
 
-class Backend:
-    """The app's backend on the embedded stores below `data_dir`."""
+class AppDocuments(Protocol):
+    """The app's side of the session documents: it makes them."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._database = SqliteDatabase(data_dir / "pawfect.db")
-        self._sessions = SqliteJobStore(self._database)
-        self._photos = FolderPhotoStore(data_dir / "photos")
+    async def get_session(self, session: Session) -> dict[str, Any] | None: ...
+
+    async def put_session(self, session: Session, document: Document) -> None: ...
+
+
+class AppPhotos(PhotoStore, Protocol):
+    """The app's side of the photos: it uploads without asking what was there."""
+
+    async def replace(self, path: str, data: bytes) -> str: ...
+
+
+class AppBackend:
+    def __init__(self, sessions: AppDocuments, photos: AppPhotos) -> None:
+        self._sessions = sessions
+        self._photos = photos
 
     async def create(
         self, session: Session, photo: bytes | None, mask: bytes | None, document: dict[str, Any] | None = None
@@ -46,5 +67,36 @@ class Backend:
         document = await self.read(session)
         (out / "session.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
 
+
+class Backend(AppBackend):
+    """On the embedded stores below `data_dir`."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._database = SqliteDatabase(data_dir / "pawfect.db")
+        super().__init__(SqliteJobStore(self._database), FolderPhotoStore(data_dir / "photos"))
+
     def close(self) -> None:
         self._database.close()
+
+
+class GoogleBackend(AppBackend):
+    """On Firestore, Cloud Storage and Pub/Sub, or their emulators; belongs to one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._clients = make_clients(settings)
+        self._google = settings.google
+        self._storage = GcsPhotoStore(self._clients.storage, self._clients.bucket, settings.google)
+        super().__init__(FirestoreJobStore(self._clients.firestore, settings.google), self._storage)
+
+    async def publish(self, data: bytes) -> str:
+        """Publish what the app's backend would, and return the message's id. Raises StoreUnavailable."""
+        topic, message = self._clients.topic(self._google.topic), PubsubMessage(data=data)
+        return await asyncio.to_thread(publish, self._clients.publisher, topic, message, self._google.timeout_s)
+
+    async def publish_session(self, session: Session, **options: Any) -> str:
+        message = {"userId": session.user_id, "sessionId": session.session_id, **options}
+        return await self.publish(json.dumps(message).encode())
+
+    async def close(self) -> None:
+        self._storage.close()
+        await self._clients.close()

@@ -18,9 +18,6 @@ from serve_app.jobs.pubsub import PubsubDeadLetters
 from serve_app.photos.gcs import GcsPhotoStore
 from serve_app.settings import Settings
 from serve_app.stores import Stores, open_stores
-from tests.emulators import emulators
-
-__all__ = ["emulators"]
 
 
 @asynccontextmanager

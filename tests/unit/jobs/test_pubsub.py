@@ -26,9 +26,6 @@ from serve_app.jobs.pubsub import (
     fit_attributes,
 )
 from serve_app.settings import GoogleSettings, Settings
-from tests.emulators import emulators
-
-__all__ = ["emulators"]
 
 SETTINGS = GoogleSettings()
 ACK_DEADLINE_S = 2

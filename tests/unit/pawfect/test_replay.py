@@ -21,12 +21,9 @@ from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.pubsub import PubsubDeadLetters
 from serve_app.jobs.sqlite import SqliteDatabase, SqliteDeadLetters
 from serve_app.settings import GoogleSettings, Settings
-from tests.emulators import emulators
 from tests.photos import make_mask
 from tests.unit.ingress.test_api import Api, open_api
 from tests.workbench import SESSION
-
-__all__ = ["emulators"]
 
 SETTINGS = GoogleSettings()
 MESSAGE = {"userId": "user", "sessionId": "session"}
