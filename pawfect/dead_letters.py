@@ -23,7 +23,8 @@ from serve_app.errors import StoreUnavailable
 from serve_app.jobs import pubsub
 from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.pubsub import FORWARDED, FORWARDED_ATTEMPTS, FORWARDING_PREFIX, OWN_ATTRIBUTES
-from serve_app.jobs.sqlite import SqliteDatabase, SqliteDeadLetters
+from serve_app.jobs.sqlite_database import SqliteDatabase
+from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
 from serve_app.settings import GoogleSettings
 
 MAX_LETTERS = 1000

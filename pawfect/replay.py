@@ -14,7 +14,7 @@ import httpx
 from pawfect.dead_letters import Letter, Source, StoredLetters, SubscriptionLetters
 from serve_app.errors import ConfigurationError, PawfectError, StoreUnavailable
 from serve_app.google_clients import make_clients
-from serve_app.jobs.sqlite import SqliteDatabase
+from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.settings import Settings, load_settings
 
 SUBSCRIPTION = "session-processing-dead-letter-replay"

@@ -39,7 +39,8 @@ def run(settings: Settings, config: Path) -> None:
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):  # after Ray's start, which sets handlers of its own
         signal.signal(name, lambda *_: stop.set())
-    print(f"serving on http://{LOOPBACK}:{settings.port}, data in {settings.data_dir}", flush=True)
+    where = f"data in {settings.data_dir}" if settings.env == "local" else "ENV=gcp"
+    print(f"serving on http://{LOOPBACK}:{settings.port}, {where}", flush=True)
     stop.wait()
     for name in (signal.SIGTERM, signal.SIGINT):  # a second signal does not wait
         signal.signal(name, signal.SIG_DFL)

@@ -14,7 +14,8 @@ from serve_app.jobs.firestore import FirestoreJobStore
 from serve_app.jobs.model import Session
 from serve_app.jobs.pubsub import publish
 from serve_app.jobs.session_view import Document
-from serve_app.jobs.sqlite import SqliteDatabase, SqliteJobStore
+from serve_app.jobs.sqlite import SqliteJobStore
+from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.photos.folder import FolderPhotoStore
 from serve_app.photos.gcs import GcsPhotoStore
 from serve_app.photos.store import PhotoStore

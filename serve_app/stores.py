@@ -10,7 +10,9 @@ from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.exhaustion import Messages
 from serve_app.jobs.firestore import FirestoreJobStore
 from serve_app.jobs.pubsub import ExhaustedMessages, PubsubDeadLetters
-from serve_app.jobs.sqlite import SqliteDatabase, SqliteDeadLetters, SqliteJobStore
+from serve_app.jobs.sqlite import SqliteJobStore
+from serve_app.jobs.sqlite_database import SqliteDatabase
+from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
 from serve_app.jobs.store import JobStore
 from serve_app.photos.folder import FolderPhotoStore
 from serve_app.photos.gcs import GcsPhotoStore

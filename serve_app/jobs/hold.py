@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 CHECK_INTERVAL_S = 1.0
 """How often a running job is looked at: a cancellation is seen within this time."""
+RENEWAL_SHARE = 1 / 3
+"""Of a lease's time, after which it is renewed: two renewals may fail before it runs out."""
 OUTAGE_PAUSE_S = 1.0
 """Pause before a write that must get through is tried again on a store that did not answer."""
 
@@ -37,6 +39,7 @@ class Hold:
         self._settings = settings
         self._progress = job.progress
         self._progress_due = 0.0
+        self._renewal_due = clock.monotonic() + settings.lease_s * RENEWAL_SHARE
         self._committed = False
 
     @property
@@ -74,6 +77,7 @@ class Hold:
     async def _beat(self) -> Interruption | None:
         superseded = False
         moment = self._clock.monotonic()
+        due = moment >= self._renewal_due
         progress = self._progress if moment >= self._progress_due else self.job.progress
 
         def decide(job: Job | None, document: Document | None) -> Write | None:
@@ -81,7 +85,7 @@ class Hold:
             if job is None:
                 raise LeaseLost(f"Job {self.job.id} is gone.")
             superseded = document is not None and not session_view.is_shown(job.id, document)
-            beaten = transitions.beat(job, self.token, self._clock.now(), progress, self._settings)
+            beaten = transitions.beat(job, self.token, self._clock.now(), progress, self._settings, due=due)
             if beaten is job:
                 return None
             return Write(beaten, None if superseded else session_view.describe(beaten))
@@ -93,6 +97,8 @@ class Hold:
         assert job is not None
         if job.progress != self.job.progress:
             self._progress_due = moment + self._settings.progress_interval_s
+        if job.version != self.job.version:
+            self._renewal_due = moment + self._settings.lease_s * RENEWAL_SHARE
         self.job = job
         if job.cancel_requested:
             return Interruption.CANCELLED

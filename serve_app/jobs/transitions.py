@@ -104,11 +104,12 @@ def claim(job: Job, token: str, now: float, settings: JobSettings) -> Job:
     return _move(job, Status.PROCESSING, lease=lease, attempts=job.attempts + 1, claimed_at=now, progress=None)
 
 
-def beat(job: Job, token: str, now: float, progress: Progress | None, settings: JobSettings) -> Job:
-    """Renew the lease and show progress. Returns the same object while there is nothing worth a write."""
+def beat(
+    job: Job, token: str, now: float, progress: Progress | None, settings: JobSettings, *, due: bool = True
+) -> Job:
+    """Renew the lease and show progress. Returns the same object while there is nothing worth a write: no progress, and
+    a renewal not `due`, which the worker tells by a clock that never jumps."""
     _held(job, token)
-    assert job.lease is not None
-    due = job.lease.expires_at - now <= settings.lease_s * 2 / 3
     if not due and progress == job.progress:
         return job
     return job.evolve(lease=Lease(token, now + settings.lease_s), progress=progress)

@@ -74,6 +74,18 @@ def test_sigkills_in_the_middle_of_edits_lose_nothing_and_double_nothing() -> No
     assert result["mid_job"] >= 1
 
 
+def test_frozen_and_restarted_emulators_lose_nothing_and_double_nothing(emulators: object) -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "bench.chaos_gcp", "--messages", "18"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert (result["completed"], result["double_effects"], result["lost"], result["stuck"]) == (18, 0, 0, 0)
+
+
 async def test_a_model_that_does_not_load_is_said_and_its_replica_is_replaced(tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
@@ -128,7 +140,7 @@ async def test_an_engine_scaled_to_zero_is_ready_and_the_first_job_wakes_it(tmp_
         ({"PAWFECT_JOBS__LEASE_S": "soon"}, "PAWFECT_JOBS__LEASE_S: Input should be a valid number"),
         ({"ENV": "staging"}, "PAWFECT_ENV: Input should be 'local' or 'gcp' (got 'staging')"),
         ({"PAWFECT_LEASE_S": "3"}, "PAWFECT_LEASE_S is not a setting. Did you mean PAWFECT_JOBS__LEASE_S?"),
-        ({"ENV": "gcp"}, "ENV=gcp needs"),
+        ({"ENV": "gcp"}, "cannot start: "),
     ],
 )
 def test_a_wrong_setting_stops_the_start_with_its_name(tmp_path: Path, environment: dict[str, str], words: str) -> None:

@@ -120,10 +120,10 @@ def test_only_the_holder_may_write(write: object) -> None:
 
 def test_a_beat_writes_only_when_progress_moved_or_the_lease_is_due() -> None:
     job = claimed()
-    assert transitions.beat(job, "token", 1002.0, None, SETTINGS) is job
-    moved = transitions.beat(job, "token", 1002.0, Progress(Stage.ENGINE, 1, 2), SETTINGS)
+    assert transitions.beat(job, "token", 1002.0, None, SETTINGS, due=False) is job
+    moved = transitions.beat(job, "token", 1002.0, Progress(Stage.ENGINE, 1, 2), SETTINGS, due=False)
     assert moved.progress == Progress(Stage.ENGINE, 1, 2)
-    renewed = transitions.beat(job, "token", 1011.0, None, SETTINGS)
+    renewed = transitions.beat(job, "token", 1011.0, None, SETTINGS, due=True)
     assert renewed.lease is not None
     assert renewed.lease.expires_at == 1041.0
 

@@ -19,7 +19,8 @@ from serve_app.google_clients import GoogleClients, make_clients
 from serve_app.jobs import pubsub
 from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.pubsub import PubsubDeadLetters
-from serve_app.jobs.sqlite import SqliteDatabase, SqliteDeadLetters
+from serve_app.jobs.sqlite_database import SqliteDatabase
+from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
 from serve_app.settings import GoogleSettings, Settings
 from tests.photos import make_mask
 from tests.unit.ingress.test_api import Api, open_api
