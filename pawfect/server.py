@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from serve_app.errors import ConfigurationError
+from serve_app.google_clients import KEY_VARIABLE
 from serve_app.settings import Settings
 
 CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
@@ -29,7 +30,7 @@ def run(settings: Settings, config: Path) -> None:
 
     Raises ConfigurationError when the port is taken, or the environment or the config file cannot be used.
     """
-    _prepare_ray()
+    _prepare_ray(settings)
     from serve_app.app import check
 
     check(settings)
@@ -48,13 +49,15 @@ def run(settings: Settings, config: Path) -> None:
     _stop(plan["name"])
 
 
-def _prepare_ray() -> None:
+def _prepare_ray(settings: Settings) -> None:
     """Must come before the first import of Ray, which reads these once."""
     # Ray's own ports listen on every interface, and whoever may talk to them may run code. The token lives as long as
     # this process and its children; given explicitly, Ray writes no token file, which would outlive it.
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if settings.firebase_credentials is not None:  # from .env, say; the replicas look for it in their environment
+        os.environ[KEY_VARIABLE] = settings.firebase_credentials.get_secret_value()
 
 
 def read_config(path: Path) -> dict[str, Any]:

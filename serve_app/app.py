@@ -32,6 +32,7 @@ def compose(settings: Settings, options: Options | None = None) -> Application:
     check(settings)
     _refuse_several_nodes(settings)
     given = options or {}
+    settings = settings.without_secrets()
     draft = Draft.options(**given.get("Draft", {})).bind(settings)
     editor = Editor.options(**given.get("Editor", {})).bind(settings, {"draft": draft})
     return Ingress.options(**given.get("Ingress", {})).bind(settings, editor)

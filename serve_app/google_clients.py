@@ -34,6 +34,7 @@ from serve_app.settings import Settings
 SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 """What the account may do is decided by its roles; https://cloud.google.com/compute/docs/access/service-accounts."""
 EMULATOR_VARIABLES = ("FIRESTORE_EMULATOR_HOST", "PUBSUB_EMULATOR_HOST", "STORAGE_EMULATOR_HOST")
+KEY_VARIABLE = "FIREBASE_CREDENTIALS"
 KEY_FIELDS = ("type", "project_id", "private_key", "client_email", "token_uri")
 STORAGE_CONNECTIONS = 16
 """Connections to Cloud Storage that are kept open, and threads that use them; requests' own pool ends at 10."""
@@ -108,8 +109,8 @@ def find_credentials(settings: Settings) -> tuple[Credentials, str | None]:
     """The credentials, and the project they belong to where they know it. Raises ConfigurationError."""
     if _uses_emulators():
         return AnonymousCredentials(), os.environ.get(PROJECT)  # type: ignore[no-untyped-call]
-    if settings.firebase_credentials is not None and settings.firebase_credentials.get_secret_value():
-        return _read_key(settings.firebase_credentials.get_secret_value())
+    if key := _find_key(settings):
+        return _read_key(key)
     try:
         credentials, project = google.auth.default(scopes=SCOPES)
     except DefaultCredentialsError as error:
@@ -127,6 +128,12 @@ def _uses_emulators() -> bool:
         missing = ", ".join(name for name in EMULATOR_VARIABLES if name not in given)
         raise ConfigurationError(f"{', '.join(given)} asks for emulators, then {missing} must be set as well.")
     return bool(given)
+
+
+def _find_key(settings: Settings) -> str:
+    """Replicas get their settings without the key and look into their own environment."""
+    given = settings.firebase_credentials
+    return given.get_secret_value() if given is not None else os.environ.get(KEY_VARIABLE, "")
 
 
 def _read_key(value: str) -> tuple[Credentials, str | None]:

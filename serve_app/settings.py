@@ -215,6 +215,10 @@ class Settings(BaseSettings):
     engines: EngineSettings = EngineSettings()
     google: GoogleSettings = GoogleSettings()
 
+    def without_secrets(self) -> Self:
+        """The same for the replicas: what is bound to a deployment is kept in Ray's own store, where no key belongs."""
+        return self.model_copy(update={"firebase_credentials": None, "hf_token": None})
+
     @field_validator("qualities", mode="before")
     @classmethod
     def _keep_the_shipped_rows(cls, given: Any) -> Any:

@@ -1,0 +1,32 @@
+"""Settings → deployments, without starting Ray."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from pydantic import SecretStr
+
+from serve_app.app import build, compose
+from serve_app.errors import ConfigurationError
+from serve_app.settings import Settings
+
+
+def test_no_secret_is_bound_to_a_deployment() -> None:
+    settings = Settings(firebase_credentials=SecretStr("key-of-the-house"), hf_token=SecretStr("hf_of-the-house"))
+    assert b"of-the-house" in pickle.dumps(settings)
+    node = compose(settings)._bound_deployment
+    bound = node.init_args
+    assert isinstance(bound[0], Settings)
+    assert b"of-the-house" not in pickle.dumps(bound[0])
+    assert bound[0].port == settings.port
+
+
+def test_the_numbers_of_the_config_file_reach_the_deployments() -> None:
+    application = compose(Settings(), {"Ingress": {"max_ongoing_requests": 77}})
+    assert application._bound_deployment.max_ongoing_requests == 77
+
+
+def test_a_wrong_argument_of_the_config_file_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="PAWFECT_PORT"):
+        build({"port": 0})
