@@ -4,7 +4,8 @@ Messages are published in as many batches as there are disturbances; each batch 
 comes. At the end:
 
 - `completed`: sessions that show `completed` with their result in place;
-- `double_effects`: sessions whose job ended twice, or whose result was written again after it had been completed;
+- `double_effects`: sessions that came to show another job, or whose result was written again, after they had been seen
+  completed;
 - `lost`: sessions that nobody works on any more and that did not complete;
 - `stuck`: sessions that were still under way when patience ended.
 

@@ -182,7 +182,14 @@ def _tell_little(connection: HTTPConnection) -> Iterator[None]:
 
 
 def _require_loopback(connection: HTTPConnection) -> None:
-    if not _is_loopback(connection.client.host if connection.client else None):
+    """The peer is this machine, and no page of a stranger in its browser: that one names itself as the origin, or, by a
+    name of its own that leads here, as the host."""
+    hosts = [connection.client.host if connection.client else None]
+    if host := connection.headers.get("host"):
+        hosts.append(urlsplit(f"//{host}").hostname)
+    if origin := connection.headers.get("origin"):
+        hosts.append(urlsplit(origin).hostname)
+    if not all(_is_loopback(host) for host in hosts):
         raise Forbidden("ENV=local answers the loopback address only.")
 
 

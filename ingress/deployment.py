@@ -27,6 +27,8 @@ from serve_app.telemetry import configure_logging
 
 DELETION_POLL_S = 1.0
 """How often a replica asks Serve whether the application is being deleted."""
+READINESS_AGE_S = 1.0
+"""How old an answer to /ready may be."""
 EDITOR_ANSWER_S = 3.0
 """An Editor answers in milliseconds; longer means that there is none yet, or that its loop is blocked."""
 
@@ -42,6 +44,7 @@ class IngressShell:
         self._sink = RaySink()
         closer = Closer(self._stores.jobs, self._stores.dead_letters, self._sink)
         self._jobs = JobService(self._stores.jobs, self._stores.photos, closer, settings, self._clock)
+        self._asking, self._assessed_at, self._readiness = asyncio.Lock(), float("-inf"), unavailable("Starting.")
         self._deletion = asyncio.create_task(self._notice_deletion(), name="notice-deletion")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
@@ -57,6 +60,12 @@ class IngressShell:
                 trust=self._trust,
             )
         )
+
+    async def __del__(self) -> None:
+        """Awaited by Serve when it stops the replica."""
+        self._deletion.cancel()
+        await asyncio.gather(self._deletion, return_exceptions=True)
+        await self._stores.close()
 
     def _nudge(self) -> None:
         self._editor.nudge.remote()
@@ -74,6 +83,14 @@ class IngressShell:
                     return
 
     async def _assess(self) -> Readiness:
+        """As found less than a second ago, and by one question at a time: anybody may ask, as often as he likes."""
+        async with self._asking:
+            if self._clock.monotonic() - self._assessed_at > READINESS_AGE_S:
+                self._readiness = await self._find_readiness()
+                self._assessed_at = self._clock.monotonic()
+            return self._readiness
+
+    async def _find_readiness(self) -> Readiness:
         engine = self._settings.qualities[self._settings.quality].engine
         try:
             await self._stores.jobs.backlog(self._clock.now())

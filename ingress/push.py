@@ -78,7 +78,7 @@ def describe_refusal(push: Push, error: InvalidMessage, now: float) -> DeadLette
         at=now,
         reason=error.code,
         message=error.message,
-        data=push.data[:MAX_DATA_CHARACTERS],
+        data=push.data,
         attributes={**push.attributes, "messageId": push.message_id},
     )
 

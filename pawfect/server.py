@@ -93,7 +93,9 @@ def _start(settings: Settings, plan: dict[str, Any]) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         _metrics_export_port=settings.metrics_port or None,
     )
-    host = {"host": LOOPBACK} if settings.env == "local" else {}
+    # Strangers are let near only where every push is verified.
+    is_open = settings.env == "gcp" and bool(settings.google.push_account)
+    host = {"host": "0.0.0.0" if is_open else LOOPBACK}  # noqa: S104
     serve.start(proxy_location="HeadOnly", http_options={**plan["http"], **host, "port": settings.port})
     serve.run(compose(settings, plan["options"]), name=plan["name"], route_prefix="/")
 

@@ -131,7 +131,8 @@ class EditorShell:
         configure_logging(settings.log_level, settings.service_name)
         self._engines = dict(engines)
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
-        stores, clock, sink = open_stores(settings), SystemClock(), RaySink()
+        self._stores = stores = open_stores(settings)
+        clock, sink = SystemClock(), RaySink()
         clients = {name: EngineHandle(handle) for name, handle in engines.items()}
         self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
         self._threads = CodecThreads(CODEC_THREADS, clock)
@@ -162,6 +163,9 @@ class EditorShell:
         await self._runner.drain(DRAIN_S)
         for task in self._tasks:
             task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._threads.close()
+        await self._stores.close()
 
     async def _watch_engines(self) -> None:
         while True:

@@ -8,6 +8,7 @@ and travels to the replicas as it is: a replica never reads the environment agai
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -284,6 +285,8 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
 
 
 def _write(default: Any) -> str:
+    if isinstance(default, tuple):
+        return json.dumps(default)
     return "" if default is None else str(default)
 
 

@@ -9,6 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 from typing import Any, Protocol
 
 from serve_app.errors import StoreUnavailable
@@ -20,6 +21,8 @@ log = logging.getLogger(__name__)
 
 INTERVAL_S = 30.0
 """How often the dead-letter topic is looked at; what arrives there has waited for hours."""
+PUBLISH_TIME = "CloudPubSubDeadLetterSourceTopicPublishTime"
+"""Attribute that Pub/Sub adds when it gives a message up: when that was published, RFC 3339."""
 SENTENCE = "The edit was asked for, but the request could not be delivered; publish the session again."
 
 
@@ -31,6 +34,9 @@ class Message(Protocol):
 
     @property
     def data(self) -> str: ...
+
+    @property
+    def attributes(self) -> Mapping[str, str]: ...
 
 
 class Messages(Protocol):
@@ -48,7 +54,8 @@ class Exhaustion:
     async def run(self) -> None:
         while True:
             try:
-                await self._messages.drain(self.handle)
+                while await self._messages.drain(self.handle):
+                    pass
             except StoreUnavailable as error:
                 log.warning("exhausted messages not read: %s", error)
             except Exception:
@@ -58,7 +65,10 @@ class Exhaustion:
     async def handle(self, message: Message) -> None:
         """Raises StoreUnavailable; the message then comes again."""
         session = find_session(message.data)
-        shown = session is not None and await self._store.merge_session(session, _show)
+        published_at = _read_time(message.attributes.get(PUBLISH_TIME))
+        shown = session is not None and await self._store.merge_session(
+            session, lambda document: _show(document, published_at)
+        )
         log.warning("a message was given up by Pub/Sub", extra={"delivery": message.id, "shown": shown})
 
 
@@ -76,5 +86,17 @@ def find_session(data: str) -> Session | None:
     return Session(str(ids[0]), str(ids[1]))
 
 
-def _show(document: Document) -> Mapping[str, Any]:
-    return {} if document.get("jobId") else {"processingStatus": "failed", "errorMessage": SENTENCE}
+def _show(document: Document, published_at: float | None) -> Mapping[str, Any]:
+    """What a session shows then; nothing new if an edit asked for as late or later is under way or has ended."""
+    if document.get("jobId"):
+        known = float(document.get("jobPublishedAt") or 0)
+        if document.get("processingStatus") == "processing" or published_at is None or published_at <= known:
+            return {}
+    return {"processingStatus": "failed", "errorMessage": SENTENCE}
+
+
+def _read_time(text: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except ValueError:
+        return None

@@ -19,6 +19,7 @@ before `created_at` and `changed_at` in the indexes (and exempt the bare fields)
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -30,10 +31,12 @@ from google.cloud.firestore_v1.base_query import FieldFilter
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.firestore_changes import Changes
 from serve_app.jobs.firestore_documents import Documents, Snapshot, write
-from serve_app.jobs.model import SCHEMA, Job, Priority, Session, Status, from_document, to_document
+from serve_app.jobs.model import Job, Priority, Session, Status, from_document, to_document
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Backlog, Decide, Write
 from serve_app.settings import GoogleSettings
+
+log = logging.getLogger(__name__)
 
 COMPOSITE_INDEXES = (
     ("status", "priority", "created_at"),
@@ -42,7 +45,8 @@ COMPOSITE_INDEXES = (
     ("status", "deadline_at"),
     ("status", "closed", "created_at"),
 )
-"""What the queries below need indexed together in the jobs collection, all ascending; the emulator needs none."""
+"""What the queries below need indexed together in the jobs collection, all ascending: `firestore.indexes.json` is made
+of them. The emulator needs none."""
 
 PAGE = 20
 """Jobs looked at per query when claiming."""
@@ -232,9 +236,16 @@ def _read_job(snapshot: Snapshot) -> Job | None:
 
 
 def _read_jobs(snapshots: Sequence[Snapshot]) -> list[Job]:
-    """Those that this version can read: a newer one's must not stop the queue."""
-    known = [snapshot for snapshot in snapshots if (snapshot.to_dict() or {}).get("schema", 0) <= SCHEMA]
-    return [job for snapshot in known if (job := _read_job(snapshot)) is not None]
+    """Those that this version can read: a newer one's, or what else lies in the collection, must not stop the queue."""
+    jobs = []
+    for snapshot in snapshots:
+        try:
+            job = _read_job(snapshot)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("a document is no job of this version: %r", error, extra={"path": snapshot.reference.path})
+        else:
+            jobs += [job] if job is not None else []
+    return jobs
 
 
 def _write_job(batch: AsyncWriteBatch, snapshot: Snapshot, decision: Write) -> Job:

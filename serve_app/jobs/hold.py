@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 CHECK_INTERVAL_S = 1.0
 """How often a running job is looked at: a cancellation is seen within this time."""
 RENEWAL_SHARE = 1 / 3
-"""Of a lease's time, after which it is renewed: two renewals may fail before it runs out."""
+"""Of a lease's time, after which it is renewed."""
+BEAT_SHARE = 1 / 6
+"""Of a lease's time that one attempt to renew it may take: two may fail before the lease runs out."""
 OUTAGE_PAUSE_S = 1.0
 """Pause before a write that must get through is tried again on a store that did not answer."""
 
@@ -57,11 +59,12 @@ class Hold:
         while True:
             await asyncio.sleep(interval)
             try:
-                reason = await self._beat()
+                async with asyncio.timeout(self._settings.lease_s * BEAT_SHARE):
+                    reason = await self._beat()
                 if reason is Interruption.LOST or (reason is not None and not self._committed):
                     return reason
-            except StoreUnavailable as error:
-                log.warning("lease not renewed: %s", error, extra={"job": self.job.id})
+            except (StoreUnavailable, TimeoutError) as error:
+                log.warning("lease not renewed: %s", error or "no answer", extra={"job": self.job.id})
 
     async def confirm(self) -> Interruption | None:
         """Ask once more, right before an effect, whether this worker should still have it; outages are waited out."""

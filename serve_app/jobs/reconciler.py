@@ -42,11 +42,21 @@ class Reconciler:
 
     async def sweep(self) -> None:
         now = self._clock.now()
+        await self._show_backlog(now)
         for job in await self._store.find(status=Status.QUEUED, limit=BATCH, before_deadline=now):
             await self._expire(job, now)
         for status in (Status.FAILED, Status.COMPLETED, Status.CANCELLED):
             for job in await self._store.find(status=status, limit=BATCH, closed=False):
-                await self._closer.close(job)
+                await self._close(job)
+
+    async def _close(self, job: Job) -> None:
+        """One letter that cannot be written must not hold up the ends of others."""
+        try:
+            await self._closer.close(job)
+        except StoreUnavailable as error:
+            log.warning("end not closed yet: %s", error, extra={"job": job.id})
+
+    async def _show_backlog(self, now: float) -> None:
         backlog = await self._store.backlog(now)
         self._sink.record(metrics.JOBS_QUEUED, backlog.queued)
         self._sink.record(metrics.JOBS_RUNNING, backlog.running)
@@ -61,4 +71,4 @@ class Reconciler:
 
         job = await self._store.change(overdue.id, overdue.session, decide)
         if job is not None and job.status.is_final:
-            await self._closer.close(job)
+            await self._close(job)

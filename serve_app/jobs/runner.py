@@ -32,6 +32,10 @@ from serve_app.settings import JobSettings
 
 log = logging.getLogger(__name__)
 
+IDLE_FACTOR = 8
+"""Times the poll interval that an idle Editor comes to wait; each look costs reads, and a push nudges it anyway."""
+CALM_SHARE = 1 / 3
+"""Of a lease's time, after an outage of the store, in which leases that ran out meanwhile are left to their holders."""
 FAULT_PAUSE_S = 1.0
 """Pause of the claim loop after the store did not answer, or after a defect of ours."""
 
@@ -55,6 +59,8 @@ class Runner:
         self._active: dict[asyncio.Task[None], Hold] = {}
         self._wake = asyncio.Event()
         self._draining = False
+        self._calm_until = float("-inf")
+        self._unanswered: set[str] = set()
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -83,12 +89,15 @@ class Runner:
     # -- claiming ----------------------------------------------------------------------------------------------------
 
     async def _claim_forever(self) -> None:
+        idle = 0
         while not self._draining:
             try:
-                if not await self._claim_one():
-                    await self._rest(self._settings.claim_poll_s)
+                idle = 0 if await self._claim_one() else idle + 1
+                if idle:
+                    await self._rest(self._settings.claim_poll_s * min(idle, IDLE_FACTOR))
             except StoreUnavailable as error:
                 log.warning("nothing claimed: %s", error)
+                self._calm_until = self._clock.monotonic() + self._settings.lease_s * CALM_SHARE
                 await self._rest(FAULT_PAUSE_S)
             except Exception:
                 log.exception("defect in the claim loop")
@@ -111,13 +120,20 @@ class Runner:
         def decide(job: Job | None, document: Document | None) -> Write | None:
             nonlocal crashed
             assert job is not None
-            crashed = job.status is Status.PROCESSING
+            if crashed := self._is_abandoned(job):
+                log.warning("a worker died", extra={"job": job.id})
             if document is not None and not session_view.is_shown(job.id, document):
                 return Write(transitions.cancel(job, now, transitions.SUPERSEDED))
-            claimed = transitions.claim(job, token, now, self._settings)
+            claimed = transitions.claim(job, token, now, self._settings, crashed=crashed)
             return Write(claimed, session_view.describe(claimed))
 
-        job = await self._store.claim(now, decide, urgent_only=urgent_only)
+        try:
+            job = await self._store.claim(now, decide, urgent_only=urgent_only)
+        except _Alive:
+            return False
+        except StoreUnavailable:
+            self._unanswered = {*self._unanswered, token}
+            raise
         if job is None:
             return False
         if crashed:
@@ -126,6 +142,19 @@ class Runner:
             self._launch(Hold(self._store, self._clock, self._settings, job, token))
         else:
             await self._closer.close(job)
+        return True
+
+    def _is_abandoned(self, job: Job) -> bool:
+        """Whether a job's worker died. A lease may also have run out because the store was out: then its worker, which
+        may be this one, is given the time to renew it, which raises _Alive. A claim of ours that the store granted
+        without our hearing of it was no run at all."""
+        if job.status is not Status.PROCESSING or job.lease is None:
+            return False
+        if job.lease.token in self._unanswered:
+            return False
+        is_ours = any(hold.token == job.lease.token for hold in self._active.values())
+        if is_ours or self._clock.monotonic() < self._calm_until:
+            raise _Alive
         return True
 
     def _launch(self, hold: Hold) -> None:
@@ -207,6 +236,10 @@ def _name_result(before: Job, after: Job) -> str:
     if after.transient_failures > before.transient_failures:
         return "retried"
     return "postponed" if after.not_before > before.not_before else "released"
+
+
+class _Alive(Exception):
+    """The first job to claim has a worker that may only have been cut off from the store."""
 
 
 class _Interrupted(Exception):

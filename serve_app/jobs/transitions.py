@@ -88,10 +88,14 @@ def requeue(job: Job, fresh: Job, delivery: str) -> Job:
     return fresh.evolve(deliveries=again.deliveries, version=job.version)
 
 
-def claim(job: Job, token: str, now: float, settings: JobSettings) -> Job:
-    """Take a queued job, or one whose lease ran out; past its deadline or its last crash it is ended instead."""
-    crashed = job.status is Status.PROCESSING
-    if crashed and job.lease is not None and job.lease.expires_at > now:
+def claim(job: Job, token: str, now: float, settings: JobSettings, *, crashed: bool | None = None) -> Job:
+    """Take a queued job, or one whose lease ran out; past its deadline or its last crash it is ended instead.
+
+    A lease that ran out counts as a crash, unless the caller knows better.
+    """
+    lapsed = job.status is Status.PROCESSING
+    crashed = lapsed if crashed is None else crashed
+    if lapsed and job.lease is not None and job.lease.expires_at > now:
         raise Conflict(f"Job {job.id} is held until {job.lease.expires_at:.0f}.")
     job = job.evolve(crashes=job.crashes + crashed, error=None, error_code=None)
     if job.cancel_requested:

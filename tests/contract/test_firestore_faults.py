@@ -211,3 +211,23 @@ async def test_what_firestore_can_never_store_is_a_failure_and_no_outage(connect
     with pytest.raises(UnexpectedFailure, match="Firestore cannot do what it was asked"):
         await store.change("edit-a", SESSION, storing(make_job(message="x" * 2**21)))
     assert await store.get("edit-a") is None
+
+
+async def test_what_is_no_job_does_not_stop_the_queue(emulators: Mapping[str, str]) -> None:
+    client = AsyncClient(project=f"odd-{uuid.uuid4().hex[:8]}")
+    store = FirestoreJobStore(client, OPEN)
+    jobs = client.collection(OPEN.jobs_collection)
+    for name, odd in (("a", {}), ("b", {"schema": 99}), ("c", {"schema": 1}), ("d", {"schema": "x", "extra": 1})):
+        queued = {"status": "queued", "priority": 0, "created_at": 0.0, "not_before": 0.0, "closed": False}
+        await jobs.document(name).set({**queued, **odd})
+    job = make_job()
+    await store.change(job.id, SESSION, lambda _job, _document: Write(job))
+
+    def take(found: Job | None, _document: Document | None) -> Write:
+        assert found is not None
+        return Write(transitions.claim(found, "t", 110.0, SETTINGS))
+
+    claimed = await store.claim(110.0, take)
+    assert claimed is not None
+    assert claimed.id == job.id
+    await store.close()

@@ -60,7 +60,7 @@ async def open_api(root: Path, *, start: bool = True, **jobs: Any) -> AsyncItera
             LocalTrust(),
         )
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30) as http:
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
             yield Api(http, bench, engine, states)
 
 

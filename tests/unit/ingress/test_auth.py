@@ -622,6 +622,31 @@ async def test_this_machine_is_trusted_locally(host: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "is_ours"),
+    [
+        ("Host", "127.0.0.1:8000", True),
+        ("Host", "localhost:8000", True),
+        ("Host", "[::1]:8000", True),
+        ("Origin", "http://localhost:8000", True),
+        ("Host", "evil.example:8000", False),
+        ("Host", "localhost.evil.example", False),
+        ("Host", "127.0.0.1@evil.example", False),
+        ("Origin", "https://evil.example", False),
+        ("Origin", "null", False),
+    ],
+)
+async def test_a_page_in_the_browser_of_this_machine_is_not_trusted(name: str, value: str, is_ours: bool) -> None:
+    connection = connect([(name, value)], ("127.0.0.1", 1))
+    if is_ours:
+        await LocalTrust().verify_sender(connection)
+        return
+    with pytest.raises(Forbidden):
+        await LocalTrust().verify_sender(connection)
+    with pytest.raises(Forbidden):
+        await LocalTrust().verify_caller(connection)
+
+
+@pytest.mark.parametrize(
     "host", ["10.0.0.7", "8.8.8.8", "::2", "::ffff:10.0.0.7", "169.254.0.1", "", "example.com", None]
 )
 async def test_no_other_machine_is_trusted_locally(host: str | None) -> None:

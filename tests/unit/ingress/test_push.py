@@ -136,6 +136,13 @@ def test_a_refusal_keeps_the_reason_and_the_original_data() -> None:
     assert (letter.data, letter.attributes) == ("!!!", {"origin": "app", "messageId": "m1"})
 
 
+def test_a_refusal_keeps_large_data_whole() -> None:
+    data = encode({"userId": "u", "sessionId": "s", "padding": "x" * 100_000})
+    with pytest.raises(InvalidMessage, match="at most 65536"):
+        push.read_order(make_push(data))
+    assert push.describe_refusal(make_push(data), InvalidMessage("no good"), 7.0).data == data
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_envelope_or_refused(body: bytes) -> None:
     with pytest.raises(InvalidEnvelope):

@@ -18,7 +18,9 @@ from PIL import Image
 from serve_app.editing import edit
 from serve_app.engines.protocol import Cancelled, Event, Failed, FillRequest, Queued
 from serve_app.errors import EngineFailed, EngineUnavailable, StoreUnavailable
+from serve_app.jobs import transitions
 from serve_app.jobs.model import Job, Priority, Session, Status
+from serve_app.jobs.store import Write
 from serve_app.photos.store import ABSENT
 from tests.engines import FakeEngine, paint
 from tests.photos import encode, make_mask, make_photo
@@ -238,6 +240,7 @@ async def test_a_queued_job_past_its_deadline_is_swept(tmp_path: Path) -> None:
         await bench.reconciler.sweep()
         ended = await bench.finish(job)
         assert (ended.status, ended.error_code, ended.closed) == (Status.FAILED, "deadline_exceeded", True)
+        await bench.reconciler.sweep()
         assert bench.sink.value("pawfect_jobs_queued") == 0
 
 
@@ -444,6 +447,88 @@ async def test_an_outage_of_the_store_at_the_end_is_waited_out(tmp_path: Path, m
         engine.gate.set()
         ended = await bench.finish(job)
         assert (ended.status, ended.attempts, refused) == (Status.COMPLETED, 1, 2)
+
+
+async def test_a_claim_whose_answer_was_lost_is_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False, lease_s=0.3) as bench:
+        await bench.put_session()
+        job = await bench.submit()
+        claim, lost = bench.stores.jobs.claim, 0
+
+        async def lose_answers(*arguments: Any, **more: Any) -> Job | None:
+            nonlocal lost
+            taken = await claim(*arguments, **more)
+            if taken is not None and lost < 4:
+                lost += 1
+                raise StoreUnavailable("no answer")
+            return taken
+
+        monkeypatch.setattr(bench.stores.jobs, "claim", lose_answers)
+        bench.runner.start()
+        ended = await bench.finish(job, 30)
+        assert (ended.status, ended.crashes, lost) == (Status.COMPLETED, 0, 4)
+
+
+async def test_an_outage_longer_than_the_lease_costs_the_worker_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = FakeEngine()
+    engine.gate.clear()
+    async with open_workbench(tmp_path, {"draft": engine}, lease_s=0.6) as bench:
+        await bench.put_session()
+        job = await bench.until(await bench.submit(), status=Status.PROCESSING)
+        while not engine.requests:
+            await asyncio.sleep(0.01)
+        change, claim, is_out = bench.stores.jobs.change, bench.stores.jobs.claim, True
+
+        def interrupt(call: Any) -> Any:
+            async def flaky(*arguments: Any, **more: Any) -> Any:
+                if is_out:
+                    raise StoreUnavailable("out for lunch")
+                return await call(*arguments, **more)
+
+            return flaky
+
+        monkeypatch.setattr(bench.stores.jobs, "change", interrupt(change))
+        monkeypatch.setattr(bench.stores.jobs, "claim", interrupt(claim))
+        await asyncio.sleep(1.5)
+        is_out = False
+        bench.runner.nudge()
+        await asyncio.sleep(0.5)
+        engine.gate.set()
+        ended = await bench.finish(job)
+        assert (ended.status, ended.attempts, ended.crashes) == (Status.COMPLETED, 1, 0)
+        assert len(engine.requests) == 1
+
+
+async def test_a_letter_that_cannot_be_written_does_not_hold_up_other_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        sessions = [Session("user", name) for name in ("failed", "cancelled", "queued")]
+        jobs = []
+        for session in sessions:
+            await bench.put_session(session=session)
+            jobs.append(await bench.submit(session=session))
+
+        def end(how: Any) -> Any:
+            return lambda job, _document: Write(how(job))
+
+        await bench.stores.jobs.change(
+            jobs[0].id, sessions[0], end(lambda job: transitions.fail(job, 5.0, "mask_empty", "Nothing is white."))
+        )
+        await bench.stores.jobs.change(
+            jobs[1].id, sessions[1], end(lambda job: transitions.cancel(job, 5.0, "cancelled"))
+        )
+
+        async def refuse(_letter: object) -> bool:
+            raise StoreUnavailable("no such topic")
+
+        monkeypatch.setattr(bench.stores.dead_letters, "put", refuse)
+        await bench.reconciler.sweep()
+        assert bench.sink.value("pawfect_jobs_queued") == 1
+        assert (await bench.stores.jobs.get(jobs[1].id)).closed  # type: ignore[union-attr]
+        assert not (await bench.stores.jobs.get(jobs[0].id)).closed  # type: ignore[union-attr]
 
 
 async def test_progress_reaches_the_session(tmp_path: Path) -> None:
