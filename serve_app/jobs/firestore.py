@@ -29,11 +29,12 @@ from google.cloud.firestore import SERVER_TIMESTAMP, AsyncClient, AsyncDocumentR
 from google.cloud.firestore_v1.base_query import FieldFilter
 
 from serve_app.errors import StoreUnavailable
-from serve_app.jobs.firestore_changes import Changes
+from serve_app.jobs.firestore_changes import WATCH_INTERVAL_S, FirestoreChanges
 from serve_app.jobs.firestore_documents import Documents, Snapshot, write
 from serve_app.jobs.model import Job, Priority, Session, Status, from_document, to_document
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Backlog, Decide, Write
+from serve_app.jobs.watching import Watchers
 from serve_app.settings import GoogleSettings
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class FirestoreJobStore:
         self._client = client
         self._jobs = client.collection(settings.jobs_collection)
         self._documents = Documents(client, settings.timeout_s)
-        self._changes = Changes(self._documents, self._jobs)
+        self._watchers = Watchers(lambda: FirestoreChanges(self._documents, self._jobs), WATCH_INTERVAL_S)
 
     async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
         tried: Job | None = None
@@ -159,17 +160,8 @@ class FirestoreJobStore:
         found = _read_jobs(await self._documents.query(query.limit(limit)))
         return sorted(found, key=lambda job: job.created_at)
 
-    async def watch(self, job_id: str) -> AsyncIterator[Job]:
-        seen = -1
-        with self._changes.subscribe(job_id) as changed:
-            while (job := await self.get(job_id)) is not None:
-                if job.version != seen:
-                    seen = job.version
-                    yield job
-                if job.status.is_final:
-                    return
-                await changed.wait()
-                changed.clear()
+    def watch(self, job_id: str) -> AsyncIterator[Job]:
+        return self._watchers.follow(job_id, self.get)
 
     async def backlog(self, now: float) -> Backlog:
         """The three figures are read at once, but not of the same instant."""
@@ -203,7 +195,7 @@ class FirestoreJobStore:
         await self._documents.put(self._session(session), document)
 
     async def close(self) -> None:
-        await self._changes.close()
+        await self._watchers.close()
 
     def _session(self, session: Session) -> AsyncDocumentReference:
         return self._client.document(session.path)

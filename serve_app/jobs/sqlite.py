@@ -9,9 +9,10 @@ from typing import Any
 
 from serve_app.jobs.model import SCHEMA, Job, Priority, Session, Status, from_document, to_document
 from serve_app.jobs.session_view import Document
-from serve_app.jobs.sqlite_changes import Changes
+from serve_app.jobs.sqlite_changes import WATCH_INTERVAL_S, SqliteChanges
 from serve_app.jobs.sqlite_database import SqliteDatabase, transaction
 from serve_app.jobs.store import Backlog, Decide, Write
+from serve_app.jobs.watching import Watchers
 
 _CLAIMABLE = """
 SELECT body FROM jobs
@@ -68,7 +69,7 @@ def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
 class SqliteJobStore:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
-        self._changes = Changes(database)
+        self._watchers = Watchers(lambda: SqliteChanges(database), WATCH_INTERVAL_S)
 
     async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
         def work(connection: sqlite3.Connection) -> Job | None:
@@ -113,17 +114,8 @@ class SqliteJobStore:
         rows = await self._database.run(lambda connection: connection.execute(query, values).fetchall())
         return [from_document(json.loads(row[0])) for row in rows]
 
-    async def watch(self, job_id: str) -> AsyncIterator[Job]:
-        seen = -1
-        with self._changes.subscribe(job_id) as changed:
-            while (job := await self.get(job_id)) is not None:
-                if job.version != seen:
-                    seen = job.version
-                    yield job
-                if job.status.is_final:
-                    return
-                await changed.wait()
-                changed.clear()
+    def watch(self, job_id: str) -> AsyncIterator[Job]:
+        return self._watchers.follow(job_id, self.get)
 
     async def backlog(self, now: float) -> Backlog:
         query = """
@@ -156,4 +148,4 @@ class SqliteJobStore:
         await self._database.run(work)
 
     async def close(self) -> None:
-        await self._changes.close()
+        await self._watchers.close()
