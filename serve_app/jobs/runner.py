@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import uuid
+from collections import deque
 
 from serve_app import metrics
 from serve_app.clock import Clock
@@ -36,6 +37,8 @@ IDLE_FACTOR = 8
 """Times the poll interval that an idle Editor comes to wait; each look costs reads, and a push nudges it anyway."""
 CALM_SHARE = 1 / 3
 """Of a lease's time, after an outage of the store, in which leases that ran out meanwhile are left to their holders."""
+UNANSWERED = 10_000
+"""Claims without an answer that are remembered: those of some hours of an outage."""
 FAULT_PAUSE_S = 1.0
 """Pause of the claim loop after the store did not answer, or after a defect of ours."""
 
@@ -60,7 +63,7 @@ class Runner:
         self._wake = asyncio.Event()
         self._draining = False
         self._calm_until = float("-inf")
-        self._unanswered: set[str] = set()
+        self._unanswered: deque[str] = deque(maxlen=UNANSWERED)
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -132,7 +135,7 @@ class Runner:
         except _Alive:
             return False
         except StoreUnavailable:
-            self._unanswered = {*self._unanswered, token}
+            self._unanswered.append(token)
             raise
         if job is None:
             return False
