@@ -39,7 +39,7 @@ def compose(settings: Settings, options: Options | None = None) -> Application:
 
 
 def check(settings: Settings) -> None:
-    """Raises ConfigurationError for what would fail on every replica; nothing is connected to."""
+    """Raises ConfigurationError for what would fail on every replica, before any is started."""
     check_environment(settings)
     check_trust(settings, os.environ)
 

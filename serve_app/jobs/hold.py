@@ -78,18 +78,19 @@ class Hold:
                 return reason
 
     async def _beat(self) -> Interruption | None:
-        superseded = False
+        superseded = renewed = False
         moment = self._clock.monotonic()
         due = moment >= self._renewal_due
         progress = self._progress if moment >= self._progress_due else self.job.progress
 
         def decide(job: Job | None, document: Document | None) -> Write | None:
-            nonlocal superseded
+            nonlocal superseded, renewed
             if job is None:
                 raise LeaseLost(f"Job {self.job.id} is gone.")
             superseded = document is not None and not session_view.is_shown(job.id, document)
             beaten = transitions.beat(job, self.token, self._clock.now(), progress, self._settings, due=due)
-            if beaten is job:
+            renewed = beaten is not job
+            if not renewed:
                 return None
             return Write(beaten, None if superseded else session_view.describe(beaten))
 
@@ -100,7 +101,7 @@ class Hold:
         assert job is not None
         if job.progress != self.job.progress:
             self._progress_due = moment + self._settings.progress_interval_s
-        if job.version != self.job.version:
+        if renewed:
             self._renewal_due = moment + self._settings.lease_s * RENEWAL_SHARE
         self.job = job
         if job.cancel_requested:

@@ -10,7 +10,7 @@ from serve_app.jobs import transitions
 from serve_app.jobs.hold import Hold, Interruption
 from serve_app.jobs.model import Job, Progress, Stage
 from serve_app.jobs.session_view import Document
-from serve_app.jobs.store import Write
+from serve_app.jobs.store import Decide, Write
 from serve_app.settings import JobSettings, Settings
 from serve_app.stores import Stores, open_stores
 from tests.unit.jobs.test_transitions import make_job
@@ -91,4 +91,23 @@ async def test_a_hold_that_another_worker_took_is_lost(tmp_path: Path) -> None:
     assert await hold.confirm() is Interruption.LOST
     assert not hold.is_committed
     assert await hold.end(transitions.obey) is None
+    await stores.close()
+
+
+async def test_what_others_write_does_not_put_off_the_renewal(tmp_path: Path) -> None:
+    stores, clocks = open_stores(Settings(data_dir=tmp_path)), Clocks()
+    hold = await take(stores, clocks)
+
+    def join(delivery: str) -> Decide:
+        def decide(job: Job | None, _document: Document | None) -> Write:
+            assert job is not None
+            return Write(transitions.join(job, make_job(), delivery))
+
+        return decide
+
+    for message in range(12):  # one more message for the same job every five seconds, for two leases long
+        clocks.steady, clocks.wall = clocks.steady + 5, clocks.wall + 5
+        await stores.jobs.change("edit-1", SESSION, join(f"joined-{message}"))
+        assert await hold.confirm() is None
+        assert await expiry(stores) > clocks.wall
     await stores.close()
