@@ -6,14 +6,24 @@ OUT    ?= demo-out
 PORT   ?=
 DATA   ?=
 
-.PHONY: install weights demo serve seed-session emulators replay test check format bench chaos-local chaos-gcp docs clean
+.PHONY: install install-dev weights demo serve seed-session emulators replay test check format bench bench-engine \
+  soak-engine chaos-local chaos-gcp docs clean
 
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+
+# What `make demo` and `make serve` need; FLUX and the tests need `install-dev`, which is torch and 3 GB more.
 install: $(VENV)/.installed
+
+install-dev: $(VENV)/.installed-dev
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(PIP) --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) --editable '.[flux,dev]'
 	touch $@
 
 weights: install
@@ -33,41 +43,49 @@ seed-session: install
 	  $(if $(USER_ID),--user '$(USER_ID)') $(if $(SESSION),--session '$(SESSION)') $(if $(DATA),--data '$(DATA)')
 
 # The emulators of Pub/Sub, Firestore and Cloud Storage, until Ctrl-C; prints what to export. Needs gcloud and Java.
-emulators: install
+emulators: install-dev
 	@exec $(BIN)/python -m pawfect.emulators
 
 # make replay [ENV=gcp] [ID='id …' | ALL=1]: lists the dead letters, or sends the chosen ones back.
 replay: install
 	@$(BIN)/python -m pawfect.replay $(if $(ALL),--all) $(if $(ID),--id $(ID))
 
-test: weights
+test: weights install-dev
 	$(BIN)/pytest
 
 # Style, types, the direction of imports, generated pages: seconds, no server.
-check: install
+check: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m bench.pages --check
 
-format: install
+format: install-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: weights
+bench: weights install-dev
 	@$(BIN)/python -m bench.all
 
+# The FLUX engine on a CPU, without Ray, with a tiny model: ten minutes.
+bench-engine: install-dev
+	@$(BIN)/python -m bench.engine
+
+# make soak-engine [REQUESTS=2000]
+soak-engine: install-dev
+	@$(BIN)/python -m bench.soak $(if $(REQUESTS),--requests $(REQUESTS))
+
 # make chaos-local [KILLS=50]
-chaos-local: weights
+chaos-local: weights install-dev
 	@$(BIN)/python -m bench.chaos_local $(if $(KILLS),--kills $(KILLS))
 
 # make chaos-gcp [MESSAGES=200]
-chaos-gcp: weights
+chaos-gcp: weights install-dev
 	@$(BIN)/python -m bench.chaos_gcp $(if $(MESSAGES),--messages $(MESSAGES))
 
 # Writes .env.example and the README's configuration table from the settings.
-docs: install
+docs: install-dev
 	$(BIN)/python -m bench.pages
 
 clean:

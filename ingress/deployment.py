@@ -20,7 +20,7 @@ from serve_app.engines.readiness import Readiness, judge, unavailable
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.service import JobService
-from serve_app.metrics import RaySink
+from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging

@@ -58,6 +58,8 @@ def _prepare_ray(settings: Settings) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if settings.firebase_credentials is not None:  # from .env, say; the replicas look for it in their environment
         os.environ[KEY_VARIABLE] = settings.firebase_credentials.get_secret_value()
+    if settings.hf_token is not None:
+        os.environ["HF_TOKEN"] = settings.hf_token.get_secret_value()
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def _start(settings: Settings, plan: dict[str, Any]) -> None:
 
     ray.init(
         address="local",
-        num_cpus=max(2, os.cpu_count() or 2),  # the replicas ask for 1.75 together, also on a machine with one core
+        num_cpus=max(6, os.cpu_count() or 6),  # the replicas ask for 5.75 together, also on a machine with one core
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _metrics_export_port=settings.metrics_port or None,

@@ -36,6 +36,7 @@ class ServiceProcess:
         config: Path | None = None,
         environment: dict[str, str] | None = None,
     ) -> None:
+        self.data_dir = data_dir
         self.port = port or find_free_port()
         self.metrics_port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"

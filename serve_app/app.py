@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -11,12 +12,17 @@ from ray.serve import Application
 
 from ingress.auth import check_trust
 from ingress.deployment import Ingress
-from serve_app.deployments import Draft, Editor
+from serve_app.deployments import Draft, Editor, Flux, PromptEncoder
 from serve_app.errors import ConfigurationError
+from serve_app.flux.spec import SPECS, get_spec
 from serve_app.settings import Settings, load_settings
 from serve_app.stores import check_environment
 
 Options = Mapping[str, Mapping[str, Any]]
+
+ASLEEP = {"autoscaling_config": {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}}
+"""For a deployment without numbers of its own: no replica before the first call."""
+FLUX_PACKAGES = ("torch", "diffusers", "transformers")
 
 
 def build(args: Mapping[str, Any]) -> Application:
@@ -34,14 +40,44 @@ def compose(settings: Settings, options: Options | None = None) -> Application:
     given = options or {}
     settings = settings.without_secrets()
     draft = Draft.options(**given.get("Draft", {})).bind(settings)
-    editor = Editor.options(**given.get("Editor", {})).bind(settings, {"draft": draft})
+    models = _bind_models(settings, given)
+    engines = {"draft": draft, **{SPECS[name].engine: models.pop(name) for name in settings.flux.checkpoints}}
+    editor = Editor.options(**given.get("Editor", {})).bind(settings, engines, list(models.values()))
     return Ingress.options(**given.get("Ingress", {})).bind(settings, editor)
+
+
+def _bind_models(settings: Settings, given: Options) -> dict[str, Application]:
+    """Every model of the table. Those without a checkpoint get no call and so, scaled to zero, no replica; but they are
+    there, because Serve refuses a config file that names a deployment which is not."""
+    first = next(iter(settings.flux.checkpoints), next(iter(SPECS)))
+    encoder = PromptEncoder.options(**given.get("PromptEncoder", {})).bind(settings, first)
+    models = {}
+    for name, spec in SPECS.items():
+        options = {**ASLEEP, **given.get(spec.deployment, {})}
+        if settings.flux.device == "cpu":
+            options["ray_actor_options"] = _without_gpu(options.get("ray_actor_options", {}))
+        models[name] = Flux.options(name=spec.deployment, **options).bind(settings, name, encoder)
+    return models
+
+
+def _without_gpu(resources: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in resources.items() if name not in ("num_gpus", "accelerator_type")}
 
 
 def check(settings: Settings) -> None:
     """Raises ConfigurationError for what would fail on every replica, before any is started."""
     check_environment(settings)
     check_trust(settings, os.environ)
+    _check_flux(settings)
+
+
+def _check_flux(settings: Settings) -> None:
+    for name in settings.flux.checkpoints:
+        get_spec(name)
+    if settings.flux.checkpoints and not all(importlib.util.find_spec(package) for package in FLUX_PACKAGES):
+        raise ConfigurationError(
+            "FLUX needs packages that are not installed; install the extra: pip install '.[flux]'."
+        )
 
 
 def _refuse_several_nodes(settings: Settings) -> None:

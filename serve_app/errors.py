@@ -174,6 +174,18 @@ class EngineFailed(TransientError):
     code = "engine_failed"
 
 
+class OutputInvalid(EngineFailed):
+    """The model gave something that is no picture: values that are not numbers, or one flat colour."""
+
+    code = "output_invalid"
+
+
+class EngineFull(EngineUnavailable):
+    """Every place for a request of this priority is taken; another replica, or a later moment, has one."""
+
+    code = "engine_full"
+
+
 class StageTimeout(TransientError):
     """A stage of a run took too long; counted against the job."""
 

@@ -1,4 +1,4 @@
-"""Every metric's name, labels, unit and buckets, and the two places they can go: Ray's endpoint or plain Python's."""
+"""Every metric's name, labels, unit and buckets, and where they go; on Ray that is `ray_metrics`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import prometheus_client
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 """Bucket bounds in seconds, from 10 ms to 10 min; fine between 10 and 60 s, where the promise to the app lies."""
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
+"""Bucket bounds for the size of a batch."""
 
 
 class Kind(Enum):
@@ -24,6 +26,7 @@ class Metric:
     kind: Kind
     description: str
     labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = SECONDS
 
 
 JOBS = Metric(
@@ -62,8 +65,35 @@ ENGINE_SECONDS = Metric(
 GPU_SECONDS = Metric(
     "pawfect_gpu_seconds_total", Kind.COUNTER, "Seconds of accelerator time used by jobs.", ("engine",)
 )
+ENGINE_TICK_SECONDS = Metric(
+    "pawfect_engine_tick_seconds",
+    Kind.HISTOGRAM,
+    "Seconds of one uninterruptible piece of FLUX's work: encode, step, decode.",
+    ("engine", "work"),
+)
+ENGINE_BATCH_ROWS = Metric(
+    "pawfect_engine_batch_rows", Kind.HISTOGRAM, "Rows of one call of the transformer.", ("engine",), ROWS
+)
+ENGINE_REQUESTS = Metric(
+    "pawfect_engine_requests",
+    Kind.GAUGE,
+    "Requests in an engine: waiting for their first tick, running.",
+    ("engine", "state"),
+)
+ENGINE_FAILURES = Metric(
+    "pawfect_engine_failures_total",
+    Kind.COUNTER,
+    "Requests that ended badly in an engine, by error code.",
+    ("engine", "kind"),
+)
 DEAD_LETTERS = Metric("pawfect_dead_letters_total", Kind.COUNTER, "Dead letters written, by reason code.", ("reason",))
 PUSHES = Metric("pawfect_pushes_total", Kind.COUNTER, "Pub/Sub pushes answered, by HTTP status.", ("status",))
+PROMPTS = Metric(
+    "pawfect_prompts_total",
+    Kind.COUNTER,
+    "Prompts looked up, by where the embedding came from: memory, disk, encoded.",
+    ("source",),
+)
 
 ALL = (
     JOBS,
@@ -76,9 +106,14 @@ ALL = (
     ENGINE_LOAD_SECONDS,
     ENGINE_READY,
     ENGINE_SECONDS,
+    ENGINE_TICK_SECONDS,
+    ENGINE_BATCH_ROWS,
+    ENGINE_REQUESTS,
+    ENGINE_FAILURES,
     GPU_SECONDS,
     DEAD_LETTERS,
     PUSHES,
+    PROMPTS,
 )
 
 
@@ -102,7 +137,7 @@ class PlainSink:
             case Kind.GAUGE:
                 return prometheus_client.Gauge(metric.name, metric.description, **common)
             case Kind.HISTOGRAM:
-                return prometheus_client.Histogram(metric.name, metric.description, buckets=SECONDS, **common)
+                return prometheus_client.Histogram(metric.name, metric.description, buckets=metric.buckets, **common)
 
     def record(self, metric: Metric, value: float = 1.0, /, **labels: str) -> None:
         series = self._series[metric.name]
@@ -119,36 +154,3 @@ class PlainSink:
     def value(self, name: str, **labels: str) -> float | None:
         """A sample as a scraper would see it; None when it has never been recorded."""
         return self.registry.get_sample_value(name, labels)
-
-
-class RaySink:
-    """Metrics of a Serve replica; Ray adds application, deployment and replica and exports one endpoint per node."""
-
-    def __init__(self) -> None:
-        self._series: dict[str, Any] = {}
-
-    def _get(self, metric: Metric) -> Any:
-        if metric.name not in self._series:
-            from ray.serve import metrics
-
-            common: dict[str, Any] = {"description": metric.description, "tag_keys": metric.labels}
-            match metric.kind:
-                case Kind.COUNTER:
-                    made: Any = metrics.Counter(metric.name, **common)
-                case Kind.GAUGE:
-                    made = metrics.Gauge(metric.name, **common)
-                case Kind.HISTOGRAM:
-                    made = metrics.Histogram(metric.name, boundaries=list(SECONDS), **common)
-            self._series[metric.name] = made
-        return self._series[metric.name]
-
-    def record(self, metric: Metric, value: float = 1.0, /, **labels: str) -> None:
-        series = self._get(metric)
-        match metric.kind:
-            case Kind.COUNTER:
-                if value > 0:  # Ray refuses to add nothing
-                    series.inc(value, tags=labels)
-            case Kind.GAUGE:
-                series.set(value, tags=labels)
-            case Kind.HISTOGRAM:
-                series.observe(value, tags=labels)

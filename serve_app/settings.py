@@ -85,7 +85,9 @@ class JobSettings(Section):
         2, ge=0, description="pause before a transiently failed job runs again; doubles, in seconds"
     )
     claim_poll_s: float = Field(0.5, gt=0, description="how often an idle Editor looks for work, in seconds")
-    slots: int = Field(4, ge=1, le=256, description="jobs one Editor holds at a time")
+    slots: int = Field(
+        6, ge=1, le=256, description="jobs one Editor holds at a time; as many as its engines have places"
+    )
     urgent_slots: int = Field(2, ge=0, description="of those, places that only urgent jobs may take")
     stage_timeout_s: float = Field(
         120, gt=0, description="one stage of a run at most, and an engine's silence once it has begun, in seconds"
@@ -115,6 +117,45 @@ class EngineSettings(Section):
     gpu_hour_usd: float = Field(0.71, ge=0, description="price of one GPU hour, for the cost of a job, in US dollars")
     weights_dir: Path = Field(Path("~/.cache/pawfect/weights"), description="folder the pinned weights are kept in")
     draft_threads: int = Field(0, ge=0, le=256, description="threads of the draft engine; 0 = one per core")
+
+
+class FluxSettings(Section):
+    """The FLUX engine; see `flux.spec` for the models and `flux.stepping` for what the limits mean."""
+
+    checkpoints: dict[str, str] = Field(
+        {},
+        description="FLUX models to run, as JSON: name to folder of the checkpoint, or to hub for its pinned revision; "
+        "names are flux-fill-dev (sessions, inpainting) and flux-dev (text and image to image)",
+    )
+    mirror: Path | None = Field(
+        None, description="folder with hub repositories as REPO/REVISION, looked into before the hub: a mounted bucket"
+    )
+    hub_dir: Path | None = Field(None, description="folder downloads from the hub are kept in; empty = the hub's own")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where FLUX runs; auto = cuda where there is one"
+    )
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="numbers FLUX computes in; auto = bfloat16 on cuda, float32 on a CPU"
+    )
+    encoder_dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="numbers the text encoders compute in; the published ones are stored in bfloat16"
+    )
+    quantization: str = Field("none", description="how the transformer's weights are kept: none or float8")
+    memory_share: float | None = Field(
+        None, gt=0, le=1, description="share of the GPU's memory this process may take; empty = all of it"
+    )
+    places: int = Field(4, ge=1, le=64, description="requests one replica holds at a time, of any priority")
+    urgent_places: int = Field(2, ge=0, le=64, description="places beyond those, for urgent requests only")
+    batch_rows: int = Field(4, ge=1, le=64, description="images that share one step, at most")
+    batch_megapixels: float = Field(
+        0.25, gt=0, le=16, description="images that share one step, together, at most, in units of 2^20 pixels"
+    )
+    aging_s: float = Field(
+        600, gt=0, description="so long a wait is worth one level of priority in the engine, in seconds"
+    )
+    prompt_memory_mb: int = Field(256, ge=1, description="encoded prompts kept in memory, in MiB; one takes 1 to 4")
+    prompt_disk_mb: int = Field(2048, ge=1, description="encoded prompts kept on disk, in MiB")
+    prompt_dir: Path = Field(Path("~/.cache/pawfect/prompts"), description="folder encoded prompts are kept in")
 
 
 class GoogleSettings(Section):
@@ -214,6 +255,7 @@ class Settings(BaseSettings):
     photos: PhotoSettings = PhotoSettings()
     jobs: JobSettings = JobSettings()
     engines: EngineSettings = EngineSettings()
+    flux: FluxSettings = FluxSettings()
     google: GoogleSettings = GoogleSettings()
 
     def without_secrets(self) -> Self:
@@ -285,7 +327,7 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
 
 
 def _write(default: Any) -> str:
-    if isinstance(default, tuple):
+    if isinstance(default, tuple | dict):
         return json.dumps(default)
     return "" if default is None else str(default)
 

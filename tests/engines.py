@@ -7,14 +7,14 @@ from collections.abc import AsyncGenerator, Callable
 
 import numpy as np
 
-from serve_app.engines.protocol import Done, Event, FillRequest, FillResult, Step
+from serve_app.engines.protocol import Done, EngineResult, Event, FillRequest, Step
 from serve_app.errors import PawfectError
 
 
-def paint(request: FillRequest, value: int = 0) -> FillResult:
+def paint(request: FillRequest, value: int = 0) -> EngineResult:
     """Every crop painted in one colour, masked and kept pixels alike: a composite has to keep the latter out."""
     images = tuple(np.full_like(crop.image, value) for crop in request.crops)
-    return FillResult(images, engine_seconds=0.5, gpu_seconds=2.0)
+    return EngineResult(images, engine_seconds=0.5, gpu_seconds=2.0)
 
 
 class FakeEngine:
@@ -23,14 +23,14 @@ class FakeEngine:
     While `gate` is closed, requests wait inside the engine. `left` counts requests abandoned before their end.
     """
 
-    def __init__(self, *script: list[Event] | PawfectError | Callable[[FillRequest], FillResult]) -> None:
+    def __init__(self, *script: list[Event] | PawfectError | Callable[[FillRequest], EngineResult]) -> None:
         self.script = list(script)
         self.requests: list[FillRequest] = []
         self.gate = asyncio.Event()
         self.gate.set()
         self.left = 0
 
-    async def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+    async def run(self, request: FillRequest) -> AsyncGenerator[Event]:
         self.requests.append(request)
         turn = self.script.pop(0) if self.script else paint
         finished = False

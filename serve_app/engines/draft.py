@@ -16,13 +16,15 @@ from serve_app.engines.protocol import (
     Crop,
     Done,
     Emit,
+    EngineResult,
     Event,
     Failed,
     FillRequest,
-    FillResult,
     Image,
     Queued,
+    Request,
     Step,
+    Task,
 )
 from serve_app.errors import DeadlineExceeded, EngineFailed, EngineRejected, PawfectError, TransientError
 
@@ -40,7 +42,7 @@ class _Held:
     priority: int
     submitted_at: float
     sequence: int
-    request: FillRequest = field(compare=False)
+    request: Request = field(compare=False)
     emit: Emit = field(compare=False)
     position: int = field(default=-1, compare=False)
     cancelled: bool = field(default=False, compare=False)
@@ -67,12 +69,13 @@ class DraftEngine:
         self._waiting: list[_Held] = []
         self._running: _Held | None = None
         self._busy_since: float | None = None
+        self._failures = 0
         self._closed = False
         # A hung model must not keep the process from ending, so this thread does not either.
         self._thread = threading.Thread(target=self._work, name="draft-engine", daemon=True)
         self._thread.start()
 
-    def submit(self, request: FillRequest, emit: Emit) -> None:
+    def submit(self, request: Request, emit: Emit) -> None:
         held = _Held(request.priority, request.submitted_at, next(self._sequence), request, emit)
         with self._changed:
             closed = self._closed
@@ -92,6 +95,10 @@ class DraftEngine:
     def busy_seconds(self) -> float:
         with self._changed:
             return 0.0 if self._busy_since is None else self._clock.monotonic() - self._busy_since
+
+    def failures_in_a_row(self) -> int:
+        with self._changed:
+            return self._failures
 
     def close(self) -> None:
         with self._changed:
@@ -150,7 +157,9 @@ class DraftEngine:
             log.exception("the draft engine failed on request %s", held.request.request_id)
             return _fail(EngineFailed(f"the draft engine failed: {type(error).__name__}: {error}"))
 
-    def _fill(self, held: _Held) -> FillResult:
+    def _fill(self, held: _Held) -> EngineResult:
+        if not isinstance(held.request, FillRequest):
+            raise EngineRejected(f"the draft engine does not do {held.request.task}; it does {Task.FILL}")
         crops = held.request.crops
         for crop in crops:
             check_crop(crop)
@@ -167,7 +176,7 @@ class DraftEngine:
             done = len(images)
             self._tell(held, Step(done, len(crops), eta_s=spent / done * (len(crops) - done)))
             self._attend()
-        return FillResult(images=tuple(images), engine_seconds=spent, gpu_seconds=0.0)
+        return EngineResult(images=tuple(images), engine_seconds=spent, gpu_seconds=0.0)
 
     def _check_in(self, held: _Held) -> None:
         with self._changed:
@@ -180,11 +189,13 @@ class DraftEngine:
         started = self._clock.monotonic()
         with self._changed:
             self._busy_since = started
+        failures = self._failures + 1
         try:
             image = self._inpaint(crop.image, crop.mask)
+            failures = 0
         finally:
             with self._changed:
-                self._busy_since = None
+                self._busy_since, self._failures = None, failures
         check_output(crop, image)
         return image, self._clock.monotonic() - started
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from enum import StrEnum
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,25 +30,66 @@ class Crop:
     mask: Mask
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class FillRequest:
-    """`request_id` is unique to one run of a job. `seed` in [0, 2⁶³); a smaller `priority` is more urgent; times are
-    seconds of the Unix clock."""
+class Task(StrEnum):
+    FILL = "fill"
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_IMAGE = "image-to-image"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Request:
+    """What every request says. `request_id` is unique to one run of a job. `seed` in [0, 2⁶³); a smaller `priority` is
+    more urgent; times are seconds of the Unix clock.
+
+    With `true_cfg` above 1 and a `negative_prompt` every step asks the model twice, with and against the prompt
+    (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022); `guidance` is the scale distilled into the model.
+    """
+
+    task: ClassVar[Task]
 
     request_id: str
-    crops: tuple[Crop, ...]
     prompt: str
     steps: int
     guidance: float
     seed: int
+    negative_prompt: str | None = None
+    true_cfg: float = 1.0
     priority: int = 1
     submitted_at: float = 0.0
     deadline_at: float | None = None
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class FillRequest(Request):
+    task: ClassVar[Task] = Task.FILL
+
+    crops: tuple[Crop, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class TextToImageRequest(Request):
+    """Sides in pixels: multiples of 16, at most one megapixel (2²⁰) together."""
+
+    task: ClassVar[Task] = Task.TEXT_TO_IMAGE
+
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class ImageToImageRequest(Request):
+    """`strength` in (0, 1]: how much of the image is given up; that share of the steps is run. Sides as for text."""
+
+    task: ClassVar[Task] = Task.IMAGE_TO_IMAGE
+
+    image: Image
+    strength: float
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class FillResult:
-    """`images[i]` has the size of `crops[i]`; pixels outside the mask are not promised to be kept.
+class EngineResult:
+    """For a fill `images[i]` has the size of `crops[i]`, and pixels outside the mask are not promised to be kept; the
+    other tasks give one image.
 
     `engine_seconds` is the time the model worked on this request, `gpu_seconds` the time it held an accelerator (0 on
     a CPU).
@@ -60,6 +102,8 @@ class FillResult:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
+    """`position` requests go first. `eta_s`, here and below: seconds until the result, as far as that was measured."""
+
     position: int
     eta_s: float | None = None
 
@@ -80,7 +124,7 @@ class Decoding:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Done:
-    result: FillResult
+    result: EngineResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +149,7 @@ class Engine(Protocol):
     @property
     def name(self) -> str: ...
 
-    def submit(self, request: FillRequest, emit: Emit) -> None:
+    def submit(self, request: Request, emit: Emit) -> None:
         """Accept a request and return at once; never raises for the request's content, which ends in `Failed`."""
 
     def cancel(self, request_id: str) -> None:
@@ -114,6 +158,9 @@ class Engine(Protocol):
     def busy_seconds(self) -> float:
         """How long the model has been inside its current uninterruptible piece of work; 0 when idle. Tells a hang."""
 
+    def failures_in_a_row(self) -> int:
+        """Calls of the model that failed since the last one that did not. Tells an accelerator that has to be left."""
+
     def close(self) -> None:
         """Stop the thread; requests still held end in `Cancelled`."""
 
@@ -121,7 +168,7 @@ class Engine(Protocol):
 class EngineClient(Protocol):
     """An engine as its users see it, in this process or behind a Ray handle."""
 
-    def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+    def run(self, request: Request) -> AsyncGenerator[Event]:
         """The request's events; leaving the iteration early cancels the request.
 
         Raises EngineUnavailable when no engine took it, EngineFailed when the engine died with it.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 
-from serve_app.engines.protocol import Cancelled, Done, Engine, Event, Failed, FillRequest
+from serve_app.engines.protocol import Cancelled, Done, Engine, Event, Failed, Request
 
 
-async def stream(engine: Engine, request: FillRequest) -> AsyncGenerator[Event]:
+async def stream(engine: Engine, request: Request) -> AsyncGenerator[Event]:
     """Submit and yield every event up to the final one; a consumer that leaves earlier cancels the request."""
     loop = asyncio.get_running_loop()
     events: asyncio.Queue[Event] = asyncio.Queue()
@@ -35,5 +35,5 @@ class DirectClient:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
-    def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+    def run(self, request: Request) -> AsyncGenerator[Event]:
         return stream(self._engine, request)

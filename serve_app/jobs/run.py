@@ -16,19 +16,23 @@ from serve_app.engines.protocol import (
     Decoding,
     Done,
     EngineClient,
+    EngineResult,
     Event,
     Failed,
     FillRequest,
-    FillResult,
     Queued,
     Step,
 )
 from serve_app.errors import (
+    DeadlineExceeded,
     EngineFailed,
+    EngineFull,
     EngineRejected,
     EngineUnavailable,
     ObjectMissing,
     ObjectReplaced,
+    OutputInvalid,
+    PawfectError,
     QualityUnavailable,
     SessionMissing,
     StageTimeout,
@@ -41,6 +45,11 @@ from serve_app.photos.store import ABSENT, PhotoStore
 from serve_app.settings import Settings
 
 SECONDS_PER_HOUR = 3600
+
+ENGINE_ERRORS: dict[str, type[PawfectError]] = {
+    kind.code: kind for kind in (EngineUnavailable, EngineFull, OutputInvalid, DeadlineExceeded)
+}
+"""What an engine's failures are here, besides plainly failed and plainly rejected."""
 
 Report = Callable[[Progress], None]
 Confirm = Callable[[], Awaitable[None]]
@@ -201,10 +210,10 @@ def _make_request(job: Job, crops: tuple[Crop, ...]) -> FillRequest:
     )
 
 
-async def _fill(engine: EngineClient, request: FillRequest, report: Report, silence_s: float) -> FillResult:
+async def _fill(engine: EngineClient, request: FillRequest, report: Report, silence_s: float) -> EngineResult:
     """Waiting for its turn, a request may take for ever; once it has begun, something must happen every `silence_s`."""
     result, begun = None, False
-    async with aclosing(engine.fill(request)) as events:
+    async with aclosing(engine.run(request)) as events:
         while True:
             with _limited(Stage.ENGINE, silence_s):
                 async with asyncio.timeout(silence_s if begun else None):
@@ -218,7 +227,7 @@ async def _fill(engine: EngineClient, request: FillRequest, report: Report, sile
     return result
 
 
-def _consume(event: Event, report: Report) -> FillResult | None:
+def _consume(event: Event, report: Report) -> EngineResult | None:
     match event:
         case Queued(eta_s=eta_s):
             report(Progress(Stage.ENGINE, eta_s=eta_s))
@@ -228,12 +237,8 @@ def _consume(event: Event, report: Report) -> FillResult | None:
             pass
         case Done(result):
             return result
-        case Failed(EngineUnavailable.code, message, _):
-            raise EngineUnavailable(message)
-        case Failed(_, message, True):
-            raise EngineFailed(message)
-        case Failed(_, message, False):
-            raise EngineRejected(message)
+        case Failed(code, message, retryable):
+            raise ENGINE_ERRORS.get(code, EngineFailed if retryable else EngineRejected)(message)
         case Cancelled():
             raise EngineUnavailable("The engine was shut down before it came to this photo.")
     return None

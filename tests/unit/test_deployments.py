@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,32 @@ from ray.serve._private.common import DeploymentID, DeploymentStatusTrigger
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
-from serve_app import deployments
-from serve_app.clock import SystemClock
-from serve_app.deployments import DraftShell, EngineHandle
+from serve_app.deployments import handles
+from serve_app.deployments.engines import MAX_FAILURES, EngineShell
+from serve_app.deployments.handles import EngineHandle, ask_state
 from serve_app.engines.draft import DraftEngine
-from serve_app.engines.loading import Loader, LoadState, Phase
+from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask, Queued, Step
 from serve_app.errors import ConfigurationError, EngineFailed, EngineUnavailable
 from serve_app.metrics import PlainSink
+from serve_app.settings import EngineSettings
 
 REQUEST = FillRequest(
-    "j", (Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)),), "grass", 1, 0.0, 7
+    request_id="j",
+    crops=(Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)),),
+    prompt="grass",
+    steps=1,
+    guidance=0.0,
+    seed=7,
 )
 
 
-def hold_shell(load: Any, hang_timeout_s: float = 60, load_timeout_s: float = 60) -> DraftShell:
-    """The shell around a loader of the test's own."""
-    shell: DraftShell = DraftShell.__new__(DraftShell)
-    shell._hang_timeout_s = hang_timeout_s
-    shell._sink = PlainSink()  # type: ignore[assignment]
-    shell._loader = Loader(load, name="draft", timeout_s=load_timeout_s, backoff_s=0.01, clock=SystemClock())
-    shell._loader.start()
-    return shell
+Shell = EngineShell[DraftEngine]
+
+
+def hold_shell(load: Callable[[], DraftEngine], hang_timeout_s: float = 60) -> Shell:
+    settings = EngineSettings(hang_timeout_s=hang_timeout_s, load_backoff_s=0.01)
+    return EngineShell("draft", load, settings, PlainSink())
 
 
 def invent(image: Image, mask: Mask) -> Image:
@@ -61,8 +65,8 @@ async def test_requests_wait_for_the_model_and_then_run() -> None:
     await shell.stop()
 
 
-async def _collect(shell: DraftShell) -> list[Any]:
-    return [event async for event in shell.fill(REQUEST)]
+async def _collect(shell: Shell) -> list[Any]:
+    return [event async for event in shell.run(REQUEST)]
 
 
 async def test_a_failed_load_is_unhealthy_and_requests_are_sent_back() -> None:
@@ -89,10 +93,30 @@ async def test_a_hanging_engine_is_unhealthy() -> None:
     filling = asyncio.create_task(_collect(shell))
     await asyncio.to_thread(begun.wait, 10)
     await asyncio.sleep(0.1)
-    with pytest.raises(RuntimeError, match="busy with one crop"):
+    with pytest.raises(RuntimeError, match="busy with one piece of work"):
         await shell.check_health()
     go_on.set()
     await filling
+    await shell.check_health()
+    await shell.stop()
+
+
+async def test_an_engine_whose_model_fails_again_and_again_is_unhealthy() -> None:
+    broken = True
+
+    def fail(image: Image, mask: Mask) -> Image:
+        if broken:
+            raise RuntimeError("an illegal memory access was encountered")
+        return invent(image, mask)
+
+    shell = hold_shell(lambda: DraftEngine(fail))
+    for _ in range(MAX_FAILURES):
+        await shell.check_health()
+        assert isinstance((await _collect(shell))[-1], Failed)
+    with pytest.raises(RuntimeError, match=f"last {MAX_FAILURES} calls"):
+        await shell.check_health()
+    broken = False
+    await _collect(shell)
     await shell.check_health()
     await shell.stop()
 
@@ -133,14 +157,14 @@ class FakeHandle:
 async def test_rays_errors_are_translated(script: list[Any], kind: type[Exception]) -> None:
     handle = FakeHandle(*script)
     with pytest.raises(kind):
-        async for _ in EngineHandle(handle).fill(REQUEST):  # type: ignore[arg-type]
+        async for _ in EngineHandle(handle).run(REQUEST):  # type: ignore[arg-type]
             pass
     assert handle.cancelled
 
 
 async def test_leaving_a_handles_stream_cancels_the_call() -> None:
     handle = FakeHandle(Queued(0), Queued(1))
-    events = EngineHandle(handle).fill(REQUEST)  # type: ignore[arg-type]
+    events = EngineHandle(handle).run(REQUEST)  # type: ignore[arg-type]
     await anext(events)
     await events.aclose()
     assert handle.cancelled
@@ -194,9 +218,9 @@ async def test_an_engine_is_ready_only_while_a_replica_runs(
         replicas,
         "",  # type: ignore[arg-type]
     )
-    monkeypatch.setattr(deployments, "_look_up", lambda _name: overview)
-    monkeypatch.setattr(deployments, "STATE_INTERVAL_S", 0.02)
-    state = await deployments._ask_state(FakeEngineHandle(answer), last)  # type: ignore[arg-type]
+    monkeypatch.setattr(handles, "_look_up", lambda _name: overview)
+    monkeypatch.setattr(handles, "STATE_INTERVAL_S", 0.02)
+    state = await ask_state(FakeEngineHandle(answer), last)  # type: ignore[arg-type]
     assert (state.phase if state else None) is phase
     assert words in ((state.reason if state else "") or "")
 

@@ -69,7 +69,7 @@ def test_our_own_name_wins_over_a_replaced_one(monkeypatch: pytest.MonkeyPatch) 
         ("PORT", "http", "PORT: Input should be a valid integer"),
         ("ENV", "prod", "PAWFECT_ENV: Input should be 'local' or 'gcp' (got 'prod')."),
         ("PAWFECT_JOBS__LEASE_S", "0", "PAWFECT_JOBS__LEASE_S: Input should be greater than 0 (got '0')."),
-        ("PAWFECT_JOBS__URGENT_SLOTS", "9", "urgent_slots (9) must be smaller than slots (4)"),
+        ("PAWFECT_JOBS__URGENT_SLOTS", "9", "urgent_slots (9) must be smaller than slots (6)"),
         ("PAWFECT_QUALITY", "ultra", "quality 'ultra' is not a row of qualities (draft, low, medium, high)"),
         ("PAWFECT_QUALITIES", '{"draft": {"steps": 0}}', "PAWFECT_QUALITIES__DRAFT__STEPS"),
         ("PAWFECT_QUALITIES", "{", "qualities"),

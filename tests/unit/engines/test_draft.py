@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from serve_app.engines.protocol import (
     Mask,
     Queued,
     Step,
+    TextToImageRequest,
 )
 from serve_app.errors import EngineFailed
 
@@ -281,7 +283,7 @@ def test_an_output_that_is_no_picture_fails(model: Inpaint) -> None:
     bright = Crop(np.clip(crop.image, 100, 255), crop.mask)
     engine = DraftEngine(model)
     listener = Listener()
-    engine.submit(FillRequest("job", (bright,), "", 1, 0, 0), listener)
+    engine.submit(replace(make_request(), crops=(bright,)), listener)
     failed = listener.last()
     engine.close()
     assert isinstance(failed, Failed)
@@ -291,10 +293,21 @@ def test_an_output_that_is_no_picture_fails(model: Inpaint) -> None:
 @pytest.mark.parametrize("crops", [(), (Crop(np.zeros((8, 8, 3), np.uint8), np.zeros((9, 8), np.uint8)),)])
 def test_a_request_that_cannot_be_done_is_rejected(engine: DraftEngine, gate: Gate, crops: tuple[Crop, ...]) -> None:
     listener = Listener()
-    engine.submit(FillRequest("job", crops, "", 1, 0, 0), listener)
+    engine.submit(replace(make_request(), crops=crops), listener)
     failed = listener.last()
     assert isinstance(failed, Failed)
     assert (failed.code, failed.retryable) == ("engine_rejected", False)
+    assert gate.entered.empty()
+
+
+def test_a_task_that_it_does_not_do_is_rejected(engine: DraftEngine, gate: Gate) -> None:
+    listener = Listener()
+    request = TextToImageRequest(request_id="job", prompt="a dog", steps=1, guidance=0, seed=0, width=64, height=64)
+    engine.submit(request, listener)
+    failed = listener.last()
+    assert isinstance(failed, Failed)
+    assert failed.code == "engine_rejected"
+    assert "does not do text-to-image" in failed.message
     assert gate.entered.empty()
 
 

@@ -14,7 +14,7 @@ from serve_app.engines.streaming import DirectClient, stream
 
 def make_request(request_id: str = "j", crops: int = 2) -> FillRequest:
     crop = Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8))
-    return FillRequest(request_id, (crop,) * crops, "grass", 1, 0.0, 7)
+    return FillRequest(request_id=request_id, crops=(crop,) * crops, prompt="grass", steps=1, guidance=0.0, seed=7)
 
 
 def invent(image: Image, mask: Mask) -> Image:
@@ -23,7 +23,7 @@ def invent(image: Image, mask: Mask) -> Image:
 
 async def test_every_event_comes_in_order_and_the_stream_ends() -> None:
     engine = DraftEngine(invent)
-    events = [event async for event in DirectClient(engine).fill(make_request())]
+    events = [event async for event in DirectClient(engine).run(make_request())]
     engine.close()
     assert [type(event) for event in events] == [Queued, Step, Step, Step, Done]
     assert isinstance(events[-1], Done)

@@ -176,10 +176,10 @@ async def test_waiting_for_an_engine_has_no_limit_but_the_deadline(tmp_path: Pat
 
 
 class Patient(FakeEngine):
-    async def fill(self, request: FillRequest) -> AsyncGenerator[Event]:
+    async def run(self, request: FillRequest) -> AsyncGenerator[Event]:
         yield Queued(1)
         await asyncio.sleep(0.5)
-        async for event in super().fill(request):
+        async for event in super().run(request):
             yield event
 
 

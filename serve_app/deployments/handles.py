@@ -1,0 +1,75 @@
+"""Engines as an Editor sees them through Ray: calls with Ray's errors translated, and their state."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from ray import serve
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
+from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
+
+from serve_app.engines.loading import LoadState, Phase
+from serve_app.engines.protocol import Event, Queued, Request
+from serve_app.errors import EngineFailed, EngineUnavailable, PawfectError
+
+STATE_INTERVAL_S = 2.0
+"""How often an Editor asks the engines for their load state."""
+
+
+class EngineHandle:
+    """An EngineClient behind a Ray handle; Ray's errors are translated here."""
+
+    def __init__(self, handle: DeploymentHandle[Any]) -> None:
+        self._handle = handle.options(stream=True, method_name="run")
+
+    async def run(self, request: Request) -> AsyncGenerator[Event]:
+        events = self._handle.remote(request)
+        begun = finished = False
+        try:
+            async for event in events:
+                begun = begun or not isinstance(event, Queued)  # a request that only waited has not met the engine
+                yield event
+            finished = True
+        except (BackPressureError, DeploymentUnavailableError, ActorUnavailableError) as error:
+            raise EngineUnavailable(f"No engine replica took the photo: {type(error).__name__}.") from error
+        except ActorDiedError as error:
+            kind: type[PawfectError] = EngineFailed if begun else EngineUnavailable
+            raise kind("The engine replica died while it had the photo.") from error
+        except RayError as error:
+            raise EngineFailed(f"The engine failed: {error}") from error
+        finally:
+            if not finished:
+                events.cancel()
+
+
+async def ask_state(handle: DeploymentHandle[Any], last: LoadState | None) -> LoadState | None:
+    """An engine's state: what a replica says; None when Serve wants none; loading while none runs."""
+    name = handle.deployment_name
+    overview = await asyncio.to_thread(_look_up, name)
+    if overview is None or not (running := overview.replica_states.get(ReplicaState.RUNNING, 0)):
+        if overview is not None and overview.status == DeploymentStatus.HEALTHY and not overview.replica_states:
+            return None  # scaled to zero; asking it would wake it
+        return LoadState(Phase.LOADING, f"No replica of {name} runs.", 0.0)
+    try:
+        state: LoadState = await asyncio.wait_for(_call_load_state(handle), STATE_INTERVAL_S * 2)
+    except TimeoutError:
+        # A saturated engine has no place for the question either: if it was ready, it still is.
+        if last is not None and last.phase is Phase.READY:
+            return last
+        return LoadState(Phase.LOADING, f"None of {running} replicas of {name} answers.", 0.0)
+    except (RayError, RayServeException) as error:
+        return LoadState(Phase.LOADING, f"{name} does not answer: {type(error).__name__}.", 0.0)
+    return state
+
+
+async def _call_load_state(handle: DeploymentHandle[Any]) -> Any:
+    return await handle.load_state.remote()
+
+
+def _look_up(deployment: str) -> DeploymentStatusOverview | None:
+    application = serve.status().applications[serve.get_replica_context().app_name]
+    return application.deployments.get(deployment)
