@@ -1,4 +1,5 @@
-"""Writes the pages that come from the code: `.env.example`, the README's configuration table, the Firestore indexes.
+"""Writes the pages that come from the code: `.env.example`, the README's tables of settings and qualities, and the
+Firestore indexes.
 
 With `--check` nothing is written; a page that is not up to date is an error.
 """
@@ -10,21 +11,26 @@ import sys
 from pathlib import Path
 
 from serve_app.jobs.firestore import COMPOSITE_INDEXES
-from serve_app.settings import GoogleSettings, write_env_example, write_table
+from serve_app.settings import GoogleSettings, write_env_example, write_qualities, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- settings: written by `make docs` -->\n", "<!-- /settings -->"
 
 
 def make_pages() -> dict[Path, str]:
     readme = ROOT / "README.md"
-    before, rest = readme.read_text().split(BEGIN)
-    _, after = rest.split(END)
     return {
         ROOT / ".env.example": write_env_example(),
         ROOT / "firestore.indexes.json": write_indexes(),
-        readme: before + BEGIN + write_table() + END + after,
+        readme: _fill(_fill(readme.read_text(), "settings", write_table()), "qualities", write_qualities()),
     }
+
+
+def _fill(text: str, name: str, table: str) -> str:
+    """Put a table between its two marks."""
+    begin, end = f"<!-- {name}: written by `make docs` -->\n", f"<!-- /{name} -->"
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return before + begin + table + end + after
 
 
 def write_indexes() -> str:

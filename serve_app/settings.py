@@ -349,3 +349,15 @@ def write_table() -> str:
         shown = f"`{default}`" if default else "–"
         lines.append(f"| `{variable}`{also} | {shown} | {description} |")
     return "\n".join(lines) + "\n"
+
+
+def write_qualities() -> str:
+    """The README's table of the shipped qualities, as Markdown."""
+    lines = [
+        "| quality | engine | steps | guidance | model pixels per photo pixel, at most | largest crop, 2^20 pixels |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in DEFAULT_QUALITIES.items():
+        effort = f"{row.steps} | {row.guidance:g}" if row.engine == "flux" else "– | –"
+        lines.append(f"| `{name}` | {row.engine} | {effort} | {row.detail:g} | {row.max_megapixels:g} |")
+    return "\n".join(lines) + "\n"

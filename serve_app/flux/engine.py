@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from serve_app import metrics
 from serve_app.clock import Clock, SystemClock
 from serve_app.engines.protocol import Cancelled, Done, Emit, EngineResult, Event, Failed, Request
 from serve_app.errors import EngineFailed, PawfectError, TransientError
 from serve_app.flux.admission import make_samples
 from serve_app.flux.calls import call
+from serve_app.flux.engine_metrics import EngineMetrics
 from serve_app.flux.estimates import Estimates
 from serve_app.flux.held import Held
 from serve_app.flux.model import Model
@@ -53,7 +53,7 @@ class FluxEngine:
         self._prompts = prompts
         self._stepper = Stepper(limits)
         self._estimates = Estimates()
-        self._sink = sink
+        self._metrics = EngineMetrics(sink, name)
         self._clock = clock or SystemClock()
         self._name = name
         self._changed = threading.Condition()
@@ -177,12 +177,7 @@ class FluxEngine:
         times = self._estimates.until_done(samples)
         for position, (held, eta_s) in enumerate(zip(everybody, times, strict=True)):
             held.tell(position, eta_s, self._clock.monotonic())
-        self._count(everybody)
-
-    def _count(self, everybody: Sequence[Held]) -> None:
-        waiting = sum(not held.has_begun for held in everybody)
-        self._sink.record(metrics.ENGINE_REQUESTS, waiting, engine=self._name, state="waiting")
-        self._sink.record(metrics.ENGINE_REQUESTS, len(everybody) - waiting, engine=self._name, state="running")
+        self._metrics.record_requests(everybody)
 
     def _run(self, tick: Tick, members: Sequence[Held]) -> None:
         started = self._clock.monotonic()
@@ -199,7 +194,8 @@ class FluxEngine:
         with self._changed:
             self._busy_since = None
             self._failures = self._failures + 1 if failure else 0
-        self._account(tick, members, seconds)
+        self._metrics.record_tick(tick, seconds)
+        _charge(tick, members, seconds)
         if failure is None:
             self._estimates.record(tick, seconds)
         elif len(members) > 1:
@@ -208,16 +204,6 @@ class FluxEngine:
                 self._stepper.isolate(tick)
             return
         self._settle(tick, members, problems)
-
-    def _account(self, tick: Tick, members: Sequence[Held], seconds: float) -> None:
-        """A tick's time is shared out by image tokens, so that what requests are charged adds up to what was spent."""
-        self._sink.record(metrics.ENGINE_TICK_SECONDS, seconds, engine=self._name, work=str(tick.work))
-        if tick.work is Work.STEP:
-            rows = sum(sample.spec.rows for sample in tick.samples)
-            self._sink.record(metrics.ENGINE_BATCH_ROWS, rows, engine=self._name)
-        tokens = sum(sample.tokens for sample in tick.samples)
-        for sample, held in zip(tick.samples, members, strict=True):
-            held.seconds += seconds * sample.tokens / tokens
 
     def _settle(self, tick: Tick, members: Sequence[Held], problems: Sequence[PawfectError | None]) -> None:
         for held, problem in zip(members, problems, strict=True):
@@ -241,7 +227,7 @@ class FluxEngine:
     def _end_all(self) -> None:
         for held in self._look():
             self._leave(held, Cancelled())
-        self._count(())
+        self._metrics.record_requests(())
 
     def _leave(self, held: Held, event: Event) -> None:
         with self._changed:
@@ -251,5 +237,12 @@ class FluxEngine:
         held.end(event)
 
     def _fail(self, error: PawfectError) -> Failed:
-        self._sink.record(metrics.ENGINE_FAILURES, engine=self._name, kind=error.code)
+        self._metrics.record_failure(error.code)
         return Failed(error.code, error.message, retryable=isinstance(error, TransientError))
+
+
+def _charge(tick: Tick, members: Sequence[Held], seconds: float) -> None:
+    """A tick's time is shared out by image tokens, so that what requests are charged adds up to what was spent."""
+    tokens = sum(sample.tokens for sample in tick.samples)
+    for sample, held in zip(tick.samples, members, strict=True):
+        held.seconds += seconds * sample.tokens / tokens
