@@ -14,7 +14,19 @@ import numpy as np
 import torch
 
 from serve_app import metrics
-from serve_app.engines.protocol import Cancelled, Crop, Done, Event, Failed, FillRequest, Image, Request, Task
+from serve_app.engines.protocol import (
+    Cancelled,
+    Crop,
+    Done,
+    Event,
+    Failed,
+    FillRequest,
+    Image,
+    ImageToImageRequest,
+    Request,
+    Task,
+    TextToImageRequest,
+)
 from serve_app.errors import OutputInvalid
 from serve_app.flux.admission import SampleSpec
 from serve_app.flux.engine import FluxEngine
@@ -26,6 +38,8 @@ from tests.tokens import HandClock
 
 LONG_S = 10.0  # a real time-out for what should come at once
 GLANCE_S = 0.0002
+_COMMON: dict[str, Any] = {"prompt": "grass", "steps": 2, "guidance": 30.0, "seed": 0}
+
 FILL = SPECS["flux-fill-dev"]
 BASE = SPECS["flux-dev"]
 
@@ -300,12 +314,24 @@ def make_crop(width: int = 32, height: int = 32, seed: int = 3) -> Crop:
     return Crop(image, mask)
 
 
-def make_fill(request_id: str = "job", *, sides: Sequence[tuple[int, int]] = ((32, 32),), **others: Any) -> FillRequest:
-    """`sides`: width and height of each crop, in pixels."""
-    crops = tuple(make_crop(*side) for side in sides)
-    return FillRequest(
-        **{"prompt": "grass", "steps": 2, "guidance": 30.0, "seed": 0} | others, request_id=request_id, crops=crops
-    )
+def make_fill(
+    request_id: str = "job",
+    *,
+    sides: Sequence[tuple[int, int]] = ((32, 32),),
+    crops: Sequence[Crop] | None = None,
+    **others: Any,
+) -> FillRequest:
+    """`sides`: width and height of each crop, in pixels, unless the crops are given."""
+    made = tuple(make_crop(*side) for side in sides) if crops is None else tuple(crops)
+    return FillRequest(**_COMMON | others, request_id=request_id, crops=made)
+
+
+def make_text_to_image(request_id: str = "job", *, width: int = 32, height: int = 32, **others: Any) -> Request:
+    return TextToImageRequest(**_COMMON | others, request_id=request_id, width=width, height=height)
+
+
+def make_image_to_image(image: Image, request_id: str = "job", *, strength: float = 1.0, **others: Any) -> Request:
+    return ImageToImageRequest(**_COMMON | others, request_id=request_id, image=image, strength=strength)
 
 
 def make_spec(
@@ -319,3 +345,52 @@ def make_spec(
     task: Task = Task.TEXT_TO_IMAGE,
 ) -> SampleSpec:
     return SampleSpec(task, width, height, None, None, strength, steps, 3.5, true_cfg, seed)
+
+
+# -- what came of it ------------------------------------------------------------------------------------------------
+
+
+def run(
+    model: FakeModel, *requests: Any, prompts: FakePrompts | None = None, sink: PlainSink | None = None
+) -> list[Event]:
+    """The last events of requests of an engine that nobody holds up."""
+    engine = FluxEngine(model, prompts or FakePrompts(), Limits(), sink=sink or PlainSink())
+    listeners = [Listener() for _ in requests]
+    for request, listener in zip(requests, listeners, strict=True):
+        engine.submit(request, listener)
+    ends = [listener.last() for listener in listeners]
+    engine.close()
+    return ends
+
+
+def as_failed(event: Event) -> tuple[str, bool]:
+    assert isinstance(event, Failed), event
+    return event.code, event.retryable
+
+
+def images_of(event: Event) -> tuple[Image, ...]:
+    assert isinstance(event, Done), event
+    return event.result.images
+
+
+def failures(sink: PlainSink, kind: str) -> float | None:
+    return sink.value("pawfect_engine_failures_total", engine="flux", kind=kind)
+
+
+def begin_two(bench: LockStep, **others: Any) -> tuple[Listener, Listener]:
+    """Two requests, seeds 10 and 20, whose first shared step is under way."""
+    one = bench.submit(make_fill("one", seed=10, **others))
+    two = bench.submit(make_fill("two", seed=20, **others))
+    bench.finish()
+    bench.finish()
+    assert bench.call is not None
+    assert (bench.call.work, bench.call.seeds) == (Work.STEP, (10, 20))
+    return one, two
+
+
+def wait_for(condition: Callable[[], object], otherwise: str, limit_s: float = LONG_S) -> None:
+    for _ in range(int(limit_s / 0.005)):
+        if condition():
+            return
+        threading.Event().wait(0.005)
+    raise AssertionError(otherwise)

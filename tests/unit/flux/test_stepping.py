@@ -197,6 +197,33 @@ def test_after_a_shared_step_failed_each_goes_on_alone() -> None:
     ]
 
 
+def test_nobody_shares_with_one_whose_shared_step_failed() -> None:
+    bench = Bench()
+    for at, name in enumerate("ab"):
+        bench.admit(name, at=at, steps=1)
+    assert [bench.do(), bench.do()] == [("encode", "a"), ("encode", "b")]
+    bench.stepper.isolate(bench.next())
+    bench.admit("older", at=-1, steps=1)
+    assert bench.do_all()[:3] == [("encode", "older"), ("step", "older"), ("decode", "older")]
+
+
+def test_those_who_come_after_the_leaders_last_work_do_not_put_off_its_step() -> None:
+    bench = Bench()
+    bench.admit("a", steps=2)
+    bench.admit("b", at=1, steps=2)
+    assert bench.do() == ("encode", "a")
+    bench.admit("c", at=2, steps=1)
+    assert bench.do_all() == [
+        ("encode", "b"),
+        ("step", "a", "b"),
+        ("encode", "c"),
+        ("step", "a", "b", "c"),
+        ("decode", "a"),
+        ("decode", "b"),
+        ("decode", "c"),
+    ]
+
+
 def test_the_largest_batch_is_held_and_no_more() -> None:
     bench = Bench(places=2, urgent_places=0)
     bench.admit("a")

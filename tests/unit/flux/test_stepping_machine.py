@@ -103,10 +103,10 @@ class PolicyMachine(RuleBasedStateMachine):
         sides=sides,
         steps=st.integers(1, 4),
         true_cfg=st.sampled_from((1.0, 4.0)),
-        is_ready=st.sampled_from((True, True, False)),
+        length=st.sampled_from((128, 128, 512, None)),
     )
     def arrive(
-        self, priority: int, age: int, sides: list[tuple[int, int]], steps: int, true_cfg: float, is_ready: bool
+        self, priority: int, age: int, sides: list[tuple[int, int]], steps: int, true_cfg: float, length: int | None
     ) -> None:
         request_id, submitted_at = next(self.ids), self.now - age
         specs = [make_spec(*side, steps=steps, true_cfg=true_cfg) for side in sides]
@@ -120,14 +120,14 @@ class PolicyMachine(RuleBasedStateMachine):
         self.most_images = max(self.most_images, sum(len(job.pictures) for job in self.ledger.jobs.values()))
         with pytest.raises(EngineUnavailable, match=f"'{request_id}' is still ending"):
             self.stepper.admit(request_id, URGENT, self.now, specs)
-        if is_ready:
-            self._begin(self.ledger.jobs[request_id], TEXT_LENGTHS[0])
+        if length is not None:
+            self._begin(self.ledger.jobs[request_id], length)
 
     @rule(several=st.lists(alike, min_size=2, max_size=6))
     def arrive_alike(self, several: list[tuple[int, int, int, int]]) -> None:
         """So that there is much to share."""
         for priority, age, images, steps in several:
-            self.arrive(priority=priority, age=age, sides=[SIDES[1]] * images, steps=steps, true_cfg=1.0, is_ready=True)
+            self.arrive(priority=priority, age=age, sides=[SIDES[1]] * images, steps=steps, true_cfg=1.0, length=128)
 
     @precondition(lambda self: any(job.text_length is None for job in self.ledger.jobs.values()))
     @rule(data=st.data(), length=st.sampled_from(TEXT_LENGTHS))
@@ -345,9 +345,9 @@ def test_a_stream_of_urgent_requests_starves_nobody(
     machine = PolicyMachine()
     machine.open(limits=limits)
     for priority, age, sizes, steps in others[: limits.places - 1]:
-        machine.arrive(priority=priority, age=age, sides=sizes, steps=steps, true_cfg=1.0, is_ready=True)
+        machine.arrive(priority=priority, age=age, sides=sizes, steps=steps, true_cfg=1.0, length=128)
     priority, sizes, steps = patient
-    machine.arrive(priority=priority, age=0, sides=sizes, steps=steps, true_cfg=1.0, is_ready=True)
+    machine.arrive(priority=priority, age=0, sides=sizes, steps=steps, true_cfg=1.0, length=128)
     job = list(machine.ledger.jobs.values())[-1]
     assert job.submitted_at == START
     remaining = None
@@ -358,7 +358,7 @@ def test_a_stream_of_urgent_requests_starves_nobody(
             assert remaining > 0
             remaining -= 1
         while machine.ledger.has_room(URGENT):
-            machine.arrive(priority=URGENT, age=0, sides=[stream[0]], steps=stream[1], true_cfg=1.0, is_ready=True)
+            machine.arrive(priority=URGENT, age=0, sides=[stream[0]], steps=stream[1], true_cfg=1.0, length=128)
         machine.work(count=1)
         machine.waiting_is_bounded()
         machine.now += tick_s
