@@ -1,9 +1,9 @@
 """What every engine takes and what it says back.
 
 An engine is a plain object: it may be held by a unit test, by a script, or by a Ray shell. It runs its model in a
-thread of its own, accepts requests from any thread and reports through `emit`, which it calls from its own thread and
-which must return quickly. For every submitted request it emits any number of `Queued`, `Step` and `Decoding`, then
-exactly one of `Done`, `Failed`, `Cancelled`.
+thread of its own, accepts requests from any thread and reports through `emit`, which must return quickly; it is called
+from the engine's thread, and from `submit` and `close` for requests that are refused or left. For every submitted
+request it emits any number of `Queued`, `Step` and `Decoding`, then exactly one of `Done`, `Failed`, `Cancelled`.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from serve_app.metrics import Sink
 
 log = logging.getLogger(__name__)
 
+DEFECT = 1_000_000
+"""Failures in a row that a dead thread counts as: more than anybody puts up with."""
 CLOSE_JOIN_S = 30.0  # a step takes seconds; a model silent for longer hangs and is left behind
 LOOK_S = 0.25
 """How often deadlines are looked at while nothing can be done, because the prompts held are being encoded."""
@@ -63,7 +65,7 @@ class FluxEngine:
         self._has_news = False
         self._closed = False
         # A hung model must not keep the process from ending, so this thread does not either.
-        self._thread = threading.Thread(target=self._work, name=f"{name}-engine", daemon=True)
+        self._thread = threading.Thread(target=self._work_safely, name=f"{name}-engine", daemon=True)
         self._thread.start()
 
     @property
@@ -126,6 +128,19 @@ class FluxEngine:
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
+    def _work_safely(self) -> None:
+        """A defect must not leave an engine that takes requests and answers none: it ends them, and says it is ill."""
+        try:
+            self._work()
+        except Exception:
+            log.exception("defect in the %s engine; its replica has to be replaced", self._name)
+            with self._changed:
+                self._closed = True
+                self._failures = DEFECT
+            self._leave_all()
+        else:
+            self._end_all()
+
     def _work(self) -> None:
         while not self._closed:
             with self._changed:
@@ -142,7 +157,6 @@ class FluxEngine:
                     continue
                 members = [self._held[sample.request_id] for sample in tick.samples]
             self._run(tick, members)
-        self._end_all()
 
     def _wake(self) -> None:
         with self._changed:
@@ -156,6 +170,8 @@ class FluxEngine:
 
     def _attend(self, held: Held) -> None:
         """End a request that is cancelled or late; let one in whose prompt is encoded."""
+        if held.has_ended:  # `close` gave up waiting for somebody's callback
+            return
         if held.is_cancelled:
             self._leave(held, Cancelled())
             return
@@ -191,9 +207,11 @@ class FluxEngine:
         except EngineFailed as error:
             problems, failure = [error], error
         seconds = self._clock.monotonic() - started
+        # An accelerator that has gone bad may also give nothing but values that are not numbers.
+        has_failed = failure is not None or (tick.work is Work.STEP and None not in problems)
         with self._changed:
             self._busy_since = None
-            self._failures = self._failures + 1 if failure else 0
+            self._failures = self._failures + 1 if has_failed else 0
         self._metrics.record_tick(tick, seconds)
         _charge(tick, members, seconds)
         if failure is None:
@@ -225,9 +243,12 @@ class FluxEngine:
         return EngineResult(images, held.seconds, held.seconds if self._model.uses_accelerator else 0.0)
 
     def _end_all(self) -> None:
+        self._leave_all()
+        self._metrics.record_requests(())
+
+    def _leave_all(self) -> None:
         for held in self._look():
             self._leave(held, Cancelled())
-        self._metrics.record_requests(())
 
     def _leave(self, held: Held, event: Event) -> None:
         with self._changed:

@@ -2,7 +2,7 @@
 
 **Order.** A request's rank is `submitted_at + priority · aging_s`, smaller first. It never changes, and it is what
 ordering by "priority minus age / aging_s" comes to: each `aging_s` of waiting is worth one level of priority. So a
-request is overtaken only by requests of higher priority that came less than `aging_s` per level after it, and by none
+request is overtaken only by requests of higher priority that came at most `aging_s` per level after it, and by none
 that came later: that is the bound on its waiting.
 
 **Ticks.** The first sample in that order, the leader, says what is done next. Between its steps two things may come
@@ -32,8 +32,9 @@ URGENT = 0
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`rows` and `tokens` bound one call of the transformer: how many sequences it has, and how many image tokens they
-    have together; a single sample may exceed them. See the module for the others."""
+    """`rows` and `tokens` bound a shared step: how many sequences it has (true guidance makes two of a sample, in a
+    call each), and how many image tokens they have together; a single sample may exceed them. See the module for the
+    others."""
 
     places: int = 4
     urgent_places: int = 2

@@ -20,21 +20,8 @@ from serve_app.flux.engine import FluxEngine
 from serve_app.flux.held import REMIND_S
 from serve_app.flux.stepping import Limits, Work
 from serve_app.metrics import PlainSink
-from tests.flux_fakes import (
-    BASE,
-    FakeModel,
-    FakePrompts,
-    LockStep,
-    as_failed,
-    begin_two,
-    failures,
-    images_of,
-    make_fill,
-    make_image_to_image,
-    make_text_to_image,
-    paint,
-    run,
-)
+from tests.flux_fakes import BASE, FakeModel, FakePrompts, make_fill, make_image_to_image, make_text_to_image, paint
+from tests.flux_lockstep import LockStep, as_failed, begin_two, failures, images_of, run
 
 URGENT = 0
 

@@ -23,21 +23,8 @@ from serve_app.flux.engine import FluxEngine
 from serve_app.flux.held import Held
 from serve_app.flux.stepping import Limits, Work
 from serve_app.metrics import PlainSink
-from tests.flux_fakes import (
-    FILL,
-    LONG_S,
-    Call,
-    FakeModel,
-    FakePrompts,
-    Listener,
-    LockStep,
-    PassSink,
-    as_failed,
-    begin_two,
-    failures,
-    images_of,
-    make_fill,
-)
+from tests.flux_fakes import FILL, LONG_S, Call, FakeModel, FakePrompts, Listener, make_fill
+from tests.flux_lockstep import LockStep, PassSink, as_failed, begin_two, failures, images_of
 from tests.tokens import HandClock
 
 

@@ -30,21 +30,14 @@ from tests.flux_fakes import (
     FakeModel,
     FakePrompts,
     Listener,
-    LockStep,
-    PassSink,
-    as_failed,
-    begin_two,
-    failures,
-    images_of,
     make_crop,
     make_fill,
     make_image_to_image,
     make_spec,
     make_text_to_image,
     paint,
-    run,
-    wait_for,
 )
+from tests.flux_lockstep import LockStep, PassSink, as_failed, begin_two, failures, images_of, run, wait_for
 from tests.tokens import HandClock
 
 
@@ -118,6 +111,14 @@ def test_an_invalid_row_leaves_its_neighbours(bench: LockStep) -> None:
     assert (images_of(two.last())[0] == paint(bench.model.calls[1].samples[0], steps=2)).all()
     assert bench.model.count(Work.STEP, 20) == 2
     assert failures(bench.sink, "output_invalid") == 1
+
+
+def test_an_image_that_is_no_picture_is_not_a_failed_call(bench: LockStep) -> None:
+    listener = bench.submit(make_fill())
+    bench.finish_until(Work.DECODE, 0)
+    bench.finish([0])
+    assert as_failed(listener.last()) == ("output_invalid", True)
+    assert bench.engine.failures_in_a_row() == 0
 
 
 def test_a_request_with_two_invalid_crops_is_one_that_ended_badly(bench: LockStep) -> None:
@@ -303,3 +304,35 @@ def test_news_that_come_while_the_engine_looks_elsewhere_are_not_slept_over(
         wait_for(listener.ends, "the engine sleeps", 2.0)
     finally:
         engine.close()
+
+
+def test_a_step_of_which_nothing_is_a_number_counts_as_failed(bench: LockStep) -> None:
+    """An accelerator that has gone bad may give nothing else."""
+    bench.submit(make_fill(seed=10))
+    bench.finish_until(Work.STEP, 10)
+    bench.finish([10])
+    assert failures(bench.sink, "output_invalid") == 1
+    assert bench.engine.failures_in_a_row() == 1
+
+
+def test_a_defect_of_the_engine_ends_what_it_holds_and_makes_it_ill() -> None:
+    """A sink that raises stands for whatever nobody thought of."""
+    broken = threading.Event()
+
+    def fail() -> None:
+        if broken.is_set():
+            raise ZeroDivisionError("nobody thought of it")
+
+    prompts = FakePrompts(slow=["slow"])
+    engine = FluxEngine(FakeModel(), prompts, Limits(), sink=PassSink(fail))
+    held, late = Listener(), Listener()
+    engine.submit(make_fill("held", prompt="slow"), held)
+    broken.set()
+    engine.cancel("held-by-nobody")
+    engine.submit(make_fill("second", prompt="slow"), Listener())  # wakes it
+    wait_for(lambda: engine.failures_in_a_row() > 1000, "the defect was not noticed")
+    broken.clear()
+    wait_for(held.ends, "the request was lost")
+    engine.submit(make_fill("late"), late)
+    assert [type(event).__name__ for event in (held.last(), late.last())] == ["Cancelled", "Cancelled"]
+    engine.close()

@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from serve_app.engines.protocol import Cancelled, Decoding, Done, Event, Failed, FillRequest, Queued, Step
 from serve_app.errors import EngineFailed, EngineRejected, PawfectError
 from serve_app.flux.stepping import Limits
-from tests.flux_fakes import Call, FakePrompts, Listener, LockStep, make_fill, make_spec, paint
+from tests.flux_fakes import Call, FakePrompts, Listener, make_fill, make_spec, paint
+from tests.flux_lockstep import LockStep
 from tests.flux_policy import Ledger, Name
 
 SIDES = ((16, 16), (32, 16), (32, 32))
@@ -148,7 +149,7 @@ class EngineMachine(RuleBasedStateMachine):
     def finish_prompt(self, data: st.DataObject, error: type[PawfectError] | None) -> None:
         before = self.bench.call
         asked = data.draw(st.sampled_from([asked for asked in self.asked.values() if not asked.has_text]))
-        asked.has_text, asked.text_error = True, error and error.code
+        asked.has_text, asked.text_error = True, None if error is None else error.code
         if error is None:
             self.bench.prompts.finish(asked.request.prompt)
         else:
