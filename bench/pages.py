@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from serve_app.jobs.firestore import COMPOSITE_INDEXES
+from serve_app.jobs.firestore_jobs import COMPOSITE_INDEXES, TTL_FIELD
 from serve_app.settings import GoogleSettings, write_env_example, write_qualities, write_table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,17 +34,24 @@ def _fill(text: str, name: str, table: str) -> str:
 
 
 def write_indexes() -> str:
-    """The composite indexes of the jobs collection, as `firebase deploy --only firestore:indexes` takes them."""
+    """The composite indexes and the TTL policy of the jobs collection, as `firebase deploy --only firestore:indexes`
+    takes them; the field of the policy is exempt from indexing."""
     collection = GoogleSettings().jobs_collection
     indexes = [
         {
             "collectionGroup": collection,
             "queryScope": "COLLECTION",
-            "fields": [{"fieldPath": field, "order": "ASCENDING"} for field in fields],
+            "fields": [_order(field) for field in fields],
         }
         for fields in COMPOSITE_INDEXES
     ]
-    return json.dumps({"indexes": indexes, "fieldOverrides": []}, indent=2) + "\n"
+    policy = {"collectionGroup": collection, "fieldPath": TTL_FIELD, "ttl": True, "indexes": []}
+    return json.dumps({"indexes": indexes, "fieldOverrides": [policy]}, indent=2) + "\n"
+
+
+def _order(field: str) -> dict[str, str]:
+    order = "DESCENDING" if field.startswith("-") else "ASCENDING"
+    return {"fieldPath": field.removeprefix("-"), "order": order}
 
 
 def main() -> int:

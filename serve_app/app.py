@@ -10,8 +10,8 @@ from typing import Any
 import ray
 from ray.serve import Application
 
-from ingress.auth import check_trust
 from ingress.deployment import Ingress
+from ingress.trust import check_trust
 from serve_app.deployments import Draft, Editor, Flux, PromptEncoder
 from serve_app.errors import ConfigurationError
 from serve_app.flux.spec import SPECS, get_spec

@@ -50,6 +50,12 @@ class InvalidRequest(CallerError):
         return type(self), (self.message, self.field)  # type: ignore[return-value]
 
 
+class TooLarge(InvalidRequest):
+    """A part of the request has more bytes than are accepted; the message says how many are."""
+
+    code = "request_entity_too_large"
+
+
 class InvalidEnvelope(CallerError):
     """The body is not a Pub/Sub push envelope at all."""
 
@@ -74,6 +80,19 @@ class Forbidden(CallerError):
     code = "forbidden"
 
 
+class TooManyRequests(CallerError):
+    """The caller has asked for more than it may at a time; `retry_after_s` is a whole number of seconds, at least 1."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type[PawfectError], tuple[str]]:
+        return type(self), (self.message, self.retry_after_s)  # type: ignore[return-value]
+
+
 class NotFound(CallerError):
     code = "not_found"
 
@@ -82,6 +101,12 @@ class Conflict(CallerError):
     """The job is in a status that does not allow what was asked."""
 
     code = "conflict"
+
+
+class Gone(CallerError):
+    """What was asked for was there once, and will not come back."""
+
+    code = "gone"
 
 
 # -- permanent: this job can never succeed -------------------------------------------------------------------------

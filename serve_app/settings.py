@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
     ConfigDict,
@@ -31,6 +33,15 @@ from serve_app.errors import ConfigurationError
 
 PREFIX = "PAWFECT_"
 DEFAULT_PROMPT = "seamless natural background matching surrounding area, photorealistic, no leash, no rope, no cord"
+
+
+def _check_user_pattern(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_*-]{1,128}", text):
+        raise ValueError("must be 1 to 128 letters, digits, '_', '-' or '*', which stands for any characters")
+    return text
+
+
+UserPattern = Annotated[str, AfterValidator(_check_user_pattern)]
 
 
 class Section(BaseModel):
@@ -94,6 +105,19 @@ class JobSettings(Section):
     )
     push_wait_s: float = Field(
         570, gt=0, le=600, description="a push still waiting is answered 503 then; below the ack deadline of 600 s"
+    )
+    result_ttl_s: float = Field(
+        7 * 86400,
+        gt=0,
+        le=10 * 365 * 86400,
+        description="a job asked for over HTTP is forgotten with its images so long after its deadline, in seconds",
+    )
+    record_ttl_s: float = Field(
+        30 * 86400,
+        ge=7 * 86400,
+        le=10 * 365 * 86400,
+        description="a session's job is forgotten so long after its deadline, its photos stay, in seconds; Pub/Sub may "
+        "send a message again for 7 days, and one that is forgotten would run again",
     )
     progress_interval_s: float = Field(1, ge=0, description="progress is written at most this often, in seconds")
 
@@ -201,6 +225,25 @@ class GoogleSettings(Section):
     clock_skew_s: float = Field(30, ge=0, le=300, description="gcp: how far a token's clock may be off, in seconds")
 
 
+class CallerSettings(Section):
+    """Internal callers: API keys, and how much one caller may ask for."""
+
+    keys_file: Path | None = Field(
+        None,
+        description="JSON file of API keys, a list of name, sha256, users, requests_per_minute, concurrent_jobs, "
+        "expires_at; python -m pawfect.keys writes a row; read again when it changes",
+    )
+    users: dict[str, tuple[UserPattern, ...]] = Field(
+        {},
+        description="gcp: user-id patterns whose sessions a Google caller may touch, by its e-mail, as JSON; one that "
+        "is not named may touch all",
+    )
+    requests_per_minute: int = Field(
+        120, ge=1, description="requests for work that one caller may send an ingress replica in a minute"
+    )
+    concurrent_jobs: int = Field(32, ge=1, description="jobs that one caller may have under way")
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -257,6 +300,7 @@ class Settings(BaseSettings):
     engines: EngineSettings = EngineSettings()
     flux: FluxSettings = FluxSettings()
     google: GoogleSettings = GoogleSettings()
+    callers: CallerSettings = CallerSettings()
 
     def without_secrets(self) -> Self:
         """The same for the replicas: what is bound to a deployment is kept in Ray's own store, where no key belongs."""

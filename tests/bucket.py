@@ -1,7 +1,7 @@
 """A stand-in for Cloud Storage that checks generations, which the emulator does not do, and breaks on demand.
 
 It speaks the few calls of the JSON API that the service makes (https://cloud.google.com/storage/docs/json_api):
-metadata, download of one generation with ranges, multipart and resumable upload with `ifGenerationMatch`.
+metadata, download of one generation with ranges, multipart and resumable upload with `ifGenerationMatch`, deletion.
 """
 
 from __future__ import annotations
@@ -132,6 +132,23 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, self.bucket.describe(path, found))
 
+    def do_DELETE(self) -> None:
+        self._read_url()
+        *_, name, _, path = self.parts
+        fault = self._begin("object")
+        if fault in (Fault.BUSY, Fault.FORBIDDEN, Fault.SILENCE):
+            self._refuse(fault)
+            return
+        found = self.bucket.objects.pop(path, None) if name == self.bucket.name else None
+        if fault is Fault.LOST_ANSWER:
+            self.close_connection = True
+        elif name != self.bucket.name:
+            self._fail(404, "The specified bucket does not exist.")
+        elif found is None:
+            self._fail(404, f"No such object: {name}/{path}")
+        else:
+            self._answer(204, None)
+
     def do_POST(self) -> None:
         self._read_url()
         kind = self.query["uploadType"]
@@ -205,8 +222,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _fail(self, status: int, message: str) -> None:
         self._answer(status, {"error": {"code": status, "message": message}})
 
-    def _answer(self, status: int, content: dict[str, Any], **headers: str) -> None:
-        body = json.dumps(content).encode()
+    def _answer(self, status: int, content: dict[str, Any] | None, **headers: str) -> None:
+        body = json.dumps(content).encode() if content is not None else b""
         self.send_response(status)
         for name, value in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
             self.send_header(name, value)

@@ -40,6 +40,7 @@ class EditorShell:
         from serve_app.jobs.closing import Closer
         from serve_app.jobs.codec_threads import CodecThreads
         from serve_app.jobs.exhaustion import Exhaustion
+        from serve_app.jobs.expiry import Expiry
         from serve_app.jobs.reconciler import Reconciler
         from serve_app.jobs.run import Editing
         from serve_app.jobs.runner import Runner
@@ -57,7 +58,9 @@ class EditorShell:
         reconciler = Reconciler(stores.jobs, closer, clock, sink)
         self._runner = Runner(stores.jobs, editing, closer, settings.jobs, clock, sink)
         self._runner.start()
-        self._tasks = [asyncio.create_task(reconciler.run()), asyncio.create_task(self._watch_engines())]
+        expiry = Expiry(stores.jobs, stores.photos, clock)
+        work = (reconciler.run(), expiry.run(), self._watch_engines())
+        self._tasks = [asyncio.create_task(each) for each in work]
         if stores.exhausted is not None:
             self._tasks.append(asyncio.create_task(Exhaustion(stores.exhausted, stores.jobs).run()))
 

@@ -20,7 +20,8 @@ from serve_app.editing.composite import Patch, composite, patches
 from serve_app.editing.region import Region, plan
 from serve_app.engines.protocol import Crop, Image, Mask
 from serve_app.errors import EngineFailed
-from serve_app.photos.codec import Photo, decode_mask, encode_photo, encode_preview, open_photo, shrink
+from serve_app.photos.codec import Photo, decode_mask, encode_image, encode_preview, open_photo, shrink
+from serve_app.photos.mask_convention import MaskConvention
 from serve_app.settings import Quality, Settings
 
 # Edits run side by side in threads of their own; OpenCV's extra threads would only spin beside them: 15 ms CPU a photo.
@@ -50,28 +51,37 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Edited:
-    """Two JPEGs and the photo's size in pixels. `seconds` has the stages "decode", "composite" and "encode"."""
+    """The photo in the format asked for, a JPEG preview if one was, and the photo's size in pixels. `seconds` has the
+    stages "decode", "composite" and "encode"."""
 
     photo: bytes
-    preview: bytes
+    preview: bytes | None
     width: int
     height: int
     seconds: dict[str, float]
 
 
 def prepare(
-    original: bytes, mask: bytes, quality: Quality, settings: Settings, *, keep_frame: bool = False
+    original: bytes,
+    mask: bytes,
+    quality: Quality,
+    settings: Settings,
+    *,
+    keep_frame: bool = False,
+    mask_convention: MaskConvention = "white",
+    names: tuple[str, str] = ("original.jpg", "mask_auto.png"),
 ) -> Prepared:
     """Cut the crops an engine is to work on out of a photo file, where the mask file says.
 
     With `keep_frame` the decoded photo stays, for a job that will not wait, and `finish` needs no second decode; the
-    result is the same.
+    result is the same. `mask_convention` is as in `codec.decode_mask`. `names` are what the two files are called
+    in errors.
     Raises PhotoUnreadable, PhotoTooLarge, MaskUnreadable and MaskEmpty.
     """
     seconds: dict[str, float] = {}
     with _timed(seconds, "decode"):
-        photo = open_photo(original, settings.photos)
-        grey = decode_mask(mask, settings.photos)
+        photo = open_photo(original, settings.photos, names[0])
+        grey = decode_mask(mask, settings.photos, names[1], convention=mask_convention)
     with _timed(seconds, "plan"):
         core = masks.fit(masks.binarize(grey), photo.width, photo.height, photo.orientation)
         radius = masks.dilation_radius(photo.width, photo.height, settings.editing.mask_dilation)
@@ -85,10 +95,17 @@ def prepare(
     return Prepared(original, photo.width, photo.height, regions, crops, pieces, radius, seconds, kept)
 
 
-def finish(prepared: Prepared, images: Sequence[Image], settings: Settings) -> Edited:
+def finish(
+    prepared: Prepared,
+    images: Sequence[Image],
+    settings: Settings,
+    *,
+    output_format: str = "jpeg",
+    with_preview: bool = True,
+) -> Edited:
     """Put an engine's images into the photo and encode it; a kept frame is used up, so this is done once.
 
-    Raises EngineFailed when the images are not what was asked for.
+    `output_format` is one of `codec.CONTENT_TYPES`. Raises EngineFailed when the images are not what was asked for.
     """
     seconds: dict[str, float] = {}
     _check(prepared, images)
@@ -98,8 +115,11 @@ def finish(prepared: Prepared, images: Sequence[Image], settings: Settings) -> E
         _paint(frame.pixels, prepared, images)
     with _timed(seconds, "encode"):
         limits = settings.photos
-        photo = encode_photo(frame.pixels, frame.icc_profile, frame.exif, limits.jpeg_quality, frame.subsampling)
-        preview = encode_preview(frame.pixels, frame.icc_profile, limits.preview_long_edge, limits.preview_quality)
+        icc, exif = frame.icc_profile, frame.exif
+        photo = encode_image(frame.pixels, icc, exif, limits.jpeg_quality, output_format, frame.subsampling)
+        preview = None
+        if with_preview:
+            preview = encode_preview(frame.pixels, icc, limits.preview_long_edge, limits.preview_quality)
     return Edited(photo, preview, prepared.width, prepared.height, seconds)
 
 

@@ -39,8 +39,8 @@ def describe_failure(job: Job) -> DeadLetter:
         data=job.message,
         attributes={
             "jobId": job.id,
-            "userId": job.session.user_id,
-            "sessionId": job.session.session_id,
+            **({"userId": job.session.user_id, "sessionId": job.session.session_id} if job.session else {}),
+            **({"owner": job.owner} if job.owner else {}),
             "attempts": str(job.attempts),
             "deliveryId": job.deliveries[-1] if job.deliveries else "",
         },

@@ -2,7 +2,8 @@
 
 `{jobs_collection}/{job id}` is ours. `users/{user}/sessions/{session}` belongs to the app's backend: our fields are
 merged into it where it exists, everything else in it is left alone, and it is never created. How long a call may take
-and what is tried again is said in `firestore_documents`.
+and what is tried again is said in `firestore_documents`; which indexes and which TTL policy there should be, in
+`firestore_jobs`.
 
 **Claims have no hot document.** A claim queries the first claimable jobs, then tries them one by one, each in a
 transaction on that job alone, so workers that take different jobs never meet. A loser pays one read and moves on to a
@@ -19,42 +20,29 @@ before `created_at` and `changed_at` in the indexes (and exempt the bare fields)
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from google.cloud.firestore import SERVER_TIMESTAMP, AsyncClient, AsyncDocumentReference, AsyncQuery, AsyncWriteBatch
+from google.cloud.firestore import AsyncClient, AsyncDocumentReference, AsyncQuery, AsyncWriteBatch, Query
 from google.cloud.firestore_v1.base_query import FieldFilter
 
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.firestore_changes import WATCH_INTERVAL_S, FirestoreChanges
-from serve_app.jobs.firestore_documents import Documents, Snapshot, write
-from serve_app.jobs.model import Job, Priority, Session, Status, from_document, to_document
+from serve_app.jobs.firestore_documents import Documents, Snapshot, delete, write
+from serve_app.jobs.firestore_jobs import read_job, read_jobs, write_job
+from serve_app.jobs.model import Job, Priority, Session, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Backlog, Decide, Write
 from serve_app.jobs.watching import Watchers
 from serve_app.settings import GoogleSettings
-
-log = logging.getLogger(__name__)
-
-COMPOSITE_INDEXES = (
-    ("status", "priority", "created_at"),
-    ("status", "lease_expires_at"),
-    ("status", "created_at"),
-    ("status", "deadline_at"),
-    ("status", "closed", "created_at"),
-)
-"""What the queries below need indexed together in the jobs collection, all ascending: `firestore.indexes.json` is made
-of them. The emulator needs none."""
 
 PAGE = 20
 """Jobs looked at per query when claiming."""
 CLAIM_ROUNDS = 10
 """Pages that may be lost to other workers, job by job, before a claim gives up."""
 
-_EXTRA_FIELDS = ("lease_expires_at", "changed_at")
 _FORBIDDEN_ID = re.compile(r"\.|\.\.|__.*__|.*/.*|", re.DOTALL)
 """Ids no document can have (`firebase.google.com/docs/firestore/quotas`)."""
 
@@ -68,12 +56,12 @@ class FirestoreJobStore:
         self._documents = Documents(client, settings.timeout_s)
         self._watchers = Watchers(lambda: FirestoreChanges(self._documents, self._jobs), WATCH_INTERVAL_S)
 
-    async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
+    async def change(self, job_id: str, session: Session | None, decide: Decide) -> Job | None:
         tried: Job | None = None
 
         def work(snapshots: Sequence[Snapshot], batch: AsyncWriteBatch) -> Job | None:
             nonlocal tried
-            found = _read_job(snapshots[0])
+            found = read_job(snapshots[0])
             if found is not None and found == tried:
                 return found  # our own commit, whose answer was lost
             document = snapshots[1].to_dict() if len(snapshots) > 1 else None
@@ -82,11 +70,11 @@ class FirestoreJobStore:
                 return found
             if decision.fields and document is not None:
                 write(batch, snapshots[1], decision.fields)
-            tried = _write_job(batch, snapshots[0], decision)
+            tried = write_job(batch, snapshots[0], decision)
             return tried
 
         references = [self._jobs.document(job_id)]
-        if _is_possible(session):
+        if session is not None and _is_possible(session):
             references.append(self._session(session))
         return await self._documents.change(references, work)
 
@@ -130,7 +118,7 @@ class FirestoreJobStore:
         """The wanted ones of the first page that has any; jobs that only pause must not hide the one behind them."""
         page = query.limit(PAGE)
         while snapshots := await self._documents.query(page):
-            if found := [job for job in _read_jobs(snapshots) if wanted(job)]:
+            if found := [job for job in read_jobs(snapshots) if wanted(job)]:
                 return found
             page = query.start_after(snapshots[-1]).limit(PAGE)
         return []
@@ -138,7 +126,7 @@ class FirestoreJobStore:
     async def get(self, job_id: str) -> Job | None:
         if _FORBIDDEN_ID.fullmatch(job_id):
             return None
-        return _read_job((await self._documents.get(self._jobs.document(job_id)))[0])
+        return read_job((await self._documents.get(self._jobs.document(job_id)))[0])
 
     async def find(
         self,
@@ -157,11 +145,48 @@ class FirestoreJobStore:
             query = _where(query, "deadline_at", "<", before_deadline).order_by("deadline_at")
         else:
             query = query.order_by("created_at")
-        found = _read_jobs(await self._documents.query(query.limit(limit)))
+        found = read_jobs(await self._documents.query(query.limit(limit)))
         return sorted(found, key=lambda job: job.created_at)
 
-    def watch(self, job_id: str) -> AsyncIterator[Job]:
+    def watch(self, job_id: str) -> AsyncGenerator[Job]:
         return self._watchers.follow(job_id, self.get)
+
+    async def list_owned(self, owner: str, *, limit: int, before: tuple[float, str] | None = None) -> Sequence[Job]:
+        newest = _where(self._jobs, "owner", "==", owner).order_by("created_at", direction=Query.DESCENDING)
+        newest = newest.order_by("__name__", direction=Query.DESCENDING)
+        if before is not None:
+            created_at, job_id = before
+            if _FORBIDDEN_ID.fullmatch(job_id):
+                return []  # after no job of ours
+            newest = newest.start_after({"created_at": created_at, "__name__": self._jobs.document(job_id)})
+        return await self._read_page(newest, limit)
+
+    async def find_expired(self, now: float, *, limit: int) -> Sequence[Job]:
+        ended = _where(self._jobs, "closed", "==", True)
+        expired = _where(ended, "expires_at", "<=", now).order_by("expires_at")
+        return [job for job in await self._read_page(expired, limit) if job.status.is_final]
+
+    async def _read_page(self, query: AsyncQuery, limit: int) -> list[Job]:
+        """The first `limit` jobs that this version can read, so that others neither end a list nor stop a sweep."""
+        jobs: list[Job] = []
+        page = query.limit(limit)
+        while len(jobs) < limit:
+            snapshots = await self._documents.query(page)
+            jobs += read_jobs(snapshots)
+            if len(snapshots) < limit:
+                break
+            page = query.start_after(snapshots[-1]).limit(limit)
+        return jobs[:limit]
+
+    async def remove(self, job: Job) -> None:
+        """Watchers of it notice within `watching.RECHECK_S`."""
+
+        def work(snapshots: Sequence[Snapshot], batch: AsyncWriteBatch) -> None:
+            found = read_job(snapshots[0])
+            if found is not None and found.version == job.version:
+                delete(batch, snapshots[0])
+
+        await self._documents.change([self._jobs.document(job.id)], work)
 
     async def backlog(self, now: float) -> Backlog:
         """The three figures are read at once, but not of the same instant."""
@@ -172,9 +197,7 @@ class FirestoreJobStore:
             self._documents.count(running),
             self._documents.query(queued.order_by("created_at").limit(1)),
         )
-        return Backlog(
-            waiting, active, max((max(0.0, now - job.created_at) for job in _read_jobs(oldest)), default=0.0)
-        )
+        return Backlog(waiting, active, max((max(0.0, now - job.created_at) for job in read_jobs(oldest)), default=0.0))
 
     async def get_session(self, session: Session) -> dict[str, Any] | None:
         if not _is_possible(session):
@@ -218,30 +241,3 @@ def _is_claimable(job: Job, now: float) -> bool:
 
 def _where(query: Any, field: str, operator: str, value: object) -> Any:
     return query.where(filter=FieldFilter(field, operator, value))
-
-
-def _read_job(snapshot: Snapshot) -> Job | None:
-    document = snapshot.to_dict()
-    if document is None:
-        return None
-    return from_document({name: value for name, value in document.items() if name not in _EXTRA_FIELDS})
-
-
-def _read_jobs(snapshots: Sequence[Snapshot]) -> list[Job]:
-    """Those that this version can read: a newer one's, or what else lies in the collection, must not stop the queue."""
-    jobs = []
-    for snapshot in snapshots:
-        try:
-            job = _read_job(snapshot)
-        except (KeyError, TypeError, ValueError) as error:
-            log.warning("a document is no job of this version: %r", error, extra={"path": snapshot.reference.path})
-        else:
-            jobs += [job] if job is not None else []
-    return jobs
-
-
-def _write_job(batch: AsyncWriteBatch, snapshot: Snapshot, decision: Write) -> Job:
-    job = decision.job.evolve(version=decision.job.version + 1)
-    expires_at = job.lease.expires_at if job.lease else None
-    write(batch, snapshot, {**to_document(job), "lease_expires_at": expires_at, "changed_at": SERVER_TIMESTAMP})
-    return job

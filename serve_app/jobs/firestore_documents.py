@@ -129,6 +129,11 @@ def _translate_errors() -> Iterator[None]:
         ) from error
 
 
+def delete(batch: AsyncWriteBatch, snapshot: Snapshot) -> None:
+    """Add to the batch: delete the document, which is there, if it still is as in the snapshot."""
+    batch.delete(snapshot.reference, option=AsyncClient.write_option(last_update_time=snapshot.update_time))
+
+
 def write(batch: AsyncWriteBatch, snapshot: Snapshot, fields: Mapping[str, Any]) -> None:
     """Add to the batch: create the document, or merge the fields into it, if it still is as in the snapshot."""
     if snapshot.exists:

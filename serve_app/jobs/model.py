@@ -10,8 +10,10 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import Any, Self
 
-SCHEMA = 1
-"""Number written into every job document; readers refuse a newer one."""
+from serve_app.photos.mask_convention import MaskConvention
+
+SCHEMA = 2
+"""Number written into every job document; readers refuse a newer one. 2: jobs without a session, operation, owner."""
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 """Of user and session ids; nothing else may become part of a path."""
@@ -38,6 +40,14 @@ class Priority(IntEnum):
     URGENT = 0
     NORMAL = 1
     LOW = 2
+
+
+class Operation(StrEnum):
+    """What a job does; the values are the wire's."""
+
+    INPAINT = "ImageInpaint"
+    GENERATE = "ImageGeneration"
+    TRANSFORM = "ImageTransform"
 
 
 class Stage(StrEnum):
@@ -82,22 +92,48 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Files:
+    """Paths in the photo store: what a job reads and where its results go; None for what it does not have."""
+
+    original: str | None
+    mask: str | None
+    result: str
+    preview: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parameters:
-    """What the edit depends on besides the photo and the mask, resolved when the job came."""
+    """What the result depends on besides the images, resolved when the job came.
+
+    `width` and `height` in pixels, of what is generated or transformed; `strength` in (0, 1], of a transformation.
+    `output_format` is jpeg, png or webp; `mask_convention` what marks the pixels to edit in a mask.
+    """
 
     quality: str
     prompt: str
     steps: int
     guidance_scale: float
     seed: int | None = None
+    negative_prompt: str | None = None
+    true_cfg: float = 1.0
+    strength: float = 1.0
+    width: int | None = None
+    height: int | None = None
+    output_format: str = "jpeg"
+    mask_convention: MaskConvention = "white"
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
+    """`position` requests go before this one in its engine, None once its turn has come or as long as nobody said;
+    `decoding` says that the steps are done and the engine makes an image of them."""
+
     stage: Stage
     step: int = 0
     steps: int = 0
     eta_s: float | None = None
+    position: int | None = None
+    decoding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +150,28 @@ class Job:
 
     `attempts` counts runs; `crashes` those that ended without a word, `transient_failures` those that failed in a way
     worth repeating. `message` is the base64 JSON that asked for the job, kept for the dead letters. `closed` says that
-    the end has been counted and, for a failure, its dead letter written.
+    the end has been counted and, for a failure, its dead letter written. `ended_version` is the version that the end
+    was written with; a finished job is still written to, so its version grows on.
+
+    `session` is None for a job that somebody asked for over HTTP; then `owner` is that caller, `digest` tells whether
+    a repeated request is the same, and its files go with the record. A job that has ended is forgotten after
+    `expires_at`, never where that is None, as in records of earlier versions; its lease is then that of whoever forgets
+    it. The generations are those of the input images, ABSENT where there is none.
     """
 
     id: str
-    session: Session
+    session: Session | None
     original_generation: str
     mask_generation: str
     parameters: Parameters
     created_at: float
     published_at: float
     deadline_at: float
+    operation: Operation = Operation.INPAINT
+    engine: str | None = None
+    owner: str = ""
+    digest: str = ""
+    expires_at: float | None = None
     priority: Priority = Priority.NORMAL
     status: Status = Status.QUEUED
     deliveries: tuple[str, ...] = ()
@@ -144,30 +191,55 @@ class Job:
     gpu_seconds: float = 0.0
     cost: float = 0.0
     closed: bool = False
+    ended_version: int | None = None
     version: int = 0
 
     def evolve(self, **changes: Any) -> Self:
         return replace(self, **changes)
 
     @property
+    def files(self) -> Files:
+        if self.session is not None:
+            session = self.session
+            return Files(session.original_path, session.mask_path, session.edited_path, session.preview_path)
+        folder = f"jobs/{self.id}"
+        return Files(
+            original=None if self.operation is Operation.GENERATE else f"{folder}/init_image",
+            mask=f"{folder}/mask_image" if self.operation is Operation.INPAINT else None,
+            result=f"{folder}/result",
+        )
+
+    @property
     def seed(self) -> int:
-        """The given seed, or one derived from the id, so that every run of a job draws the same noise; in [0, 2⁶³)."""
+        """The given seed, in [0, 2⁶³), or one derived from the id, so that every run of a job draws the same noise;
+        that one is below 2⁵³: JSON readers that know only floating point can say it again."""
         if self.parameters.seed is not None:
             return self.parameters.seed
-        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:8], "big") >> 1
+        return int.from_bytes(hashlib.sha256(self.id.encode()).digest()[:8], "big") >> 11
+
+
+_FIRST_PARAMETERS = ("quality", "prompt", "steps", "guidance_scale", "seed")
 
 
 def derive_id(session: Session, original_generation: str, mask_generation: str, parameters: Parameters) -> str:
     """A job's identity is what it would produce: the same four always give the same id, `edit-` and 32 hex digits."""
+    plain = Parameters(parameters.quality, parameters.prompt, parameters.steps, parameters.guidance_scale)
+    # Parameters that joined later count only where they are used, so that the ids of earlier versions stay.
+    values = {
+        name: value
+        for name, value in asdict(parameters).items()
+        if name in _FIRST_PARAMETERS or value != getattr(plain, name)
+    }
     identity = json.dumps(
-        [session.path, original_generation, mask_generation, asdict(parameters)], sort_keys=True, separators=(",", ":")
+        [session.path, original_generation, mask_generation, values], sort_keys=True, separators=(",", ":")
     )
     return "edit-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 def to_document(job: Job) -> dict[str, Any]:
     document = {name: getattr(job, name) for name in Job.__slots__}
-    document["session"] = asdict(job.session)
+    document["session"] = asdict(job.session) if job.session else None
+    document["operation"] = str(job.operation)
     document["parameters"] = asdict(job.parameters)
     document["lease"] = asdict(job.lease) if job.lease else None
     document["progress"] = asdict(job.progress) if job.progress else None
@@ -184,7 +256,8 @@ def from_document(document: Mapping[str, Any]) -> Job:
     schema = values.pop("schema")
     if schema > SCHEMA:
         raise ValueError(f"job document of schema {schema}; this version reads up to {SCHEMA}")
-    values["session"] = Session(**values["session"])
+    values["session"] = Session(**values["session"]) if values["session"] else None
+    values["operation"] = Operation(values.get("operation", Operation.INPAINT))
     values["parameters"] = Parameters(**values["parameters"])
     values["lease"] = Lease(**values["lease"]) if values["lease"] else None
     progress = values["progress"]

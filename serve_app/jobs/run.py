@@ -5,22 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from serve_app.clock import Clock
-from serve_app.editing import edit
 from serve_app.engines.protocol import (
     Cancelled,
-    Crop,
     Decoding,
     Done,
     EngineClient,
     EngineResult,
-    Event,
     Failed,
-    FillRequest,
     Queued,
+    Request,
     Step,
 )
 from serve_app.errors import (
@@ -38,9 +35,11 @@ from serve_app.errors import (
     StageTimeout,
 )
 from serve_app.jobs.codec_threads import CodecThreads
-from serve_app.jobs.model import Job, Progress, Session, Stage
+from serve_app.jobs.model import Job, Progress, Stage
+from serve_app.jobs.operations import Inputs, Output, Started, start
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.transitions import Outcome
+from serve_app.photos.codec import CONTENT_TYPES
 from serve_app.photos.store import ABSENT, PhotoStore
 from serve_app.settings import Settings
 
@@ -77,10 +76,11 @@ class Stopwatch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    original: bytes
-    mask: bytes
-    edited_generation: str
+class _Fetched:
+    """The inputs, and the generations of the results that this run is going to replace."""
+
+    inputs: Inputs
+    result_generation: str
     preview_generation: str
 
 
@@ -113,29 +113,28 @@ class Editing:
         report(Progress(Stage.DOWNLOAD))
         with watch.time(Stage.DOWNLOAD), _limited(Stage.DOWNLOAD, self._limit_s):
             async with asyncio.timeout(self._limit_s):
-                inputs = await self._download(job)
+                fetched = await self._download(job)
         report(Progress(Stage.DECODE))
-        quality = self._settings.qualities[job.parameters.quality]
         alone = self._in_engine == 0
-        prepare = partial(edit.prepare, inputs.original, inputs.mask, quality, self._settings, keep_frame=alone)
         with _limited(Stage.DECODE, self._limit_s):
-            prepared = await self._threads.run(self._limit_s, prepare)
-        watch.add(prepared.seconds)
+            started: Started = await self._threads.run(
+                self._limit_s, partial(start, job, fetched.inputs, self._settings, keep_frame=alone)
+            )
+        watch.add(started.seconds)
         report(Progress(Stage.ENGINE))
         with watch.time(Stage.ENGINE), self._entering_engine():
             if self._in_engine > 1:
-                prepared = prepared.without_frame()
-            result = await _fill(engine, _make_request(job, prepared.crops), report, self._limit_s)
+                started = started.without_frame()
+            result = await _ask(engine, started.request, report, self._limit_s)
         report(Progress(Stage.ENCODE))
         with _limited(Stage.ENCODE, self._limit_s):
-            finish = partial(edit.finish, prepared, result.images, self._settings)
-            edited = await self._threads.run(self._limit_s, finish)
-        watch.add(edited.seconds)
+            output = await self._threads.run(self._limit_s, partial(started.finish, result))
+        watch.add(output.seconds)
         await confirm()
         report(Progress(Stage.UPLOAD))
         with watch.time(Stage.UPLOAD), _limited(Stage.UPLOAD, self._limit_s):
             async with asyncio.timeout(self._limit_s):
-                await self._upload(job.session, edited, inputs)
+                await self._upload(job, output, fetched)
         cost = result.gpu_seconds * self._settings.engines.gpu_hour_usd / SECONDS_PER_HOUR
         return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost)
 
@@ -151,25 +150,31 @@ class Editing:
     def _choose_engine(self, job: Job) -> tuple[str, EngineClient]:
         name = job.parameters.quality
         row = self._settings.qualities.get(name)
-        if row is not None and row.engine in self._engines:
-            return row.engine, self._engines[row.engine]
+        engine = job.engine or (row.engine if row is not None else "")
+        if row is not None and engine in self._engines:
+            return engine, self._engines[engine]
         offered = [quality for quality, row in self._settings.qualities.items() if row.engine in self._engines]
         raise QualityUnavailable(f"Quality '{name}' is not offered here; offered are auto, {', '.join(offered)}.")
 
-    async def _download(self, job: Job) -> _Inputs:
-        """The inputs, and the generations of the results that this run is going to replace."""
-        session = job.session
-        if await self._store.get_session(session) is None:
+    async def _download(self, job: Job) -> _Fetched:
+        if job.session is not None and await self._store.get_session(job.session) is None:
+            session = job.session
             raise SessionMissing(f"There is no session {session.session_id} of user {session.user_id}.")
-        edited, preview, original, mask = await asyncio.gather(
-            self._photos.stat(session.edited_path),
-            self._photos.stat(session.preview_path),
-            self._read(session.original_path, job.original_generation),
-            self._read(session.mask_path, job.mask_generation),
+        files = job.files
+        result, preview, original, mask = await asyncio.gather(
+            self._photos.stat(files.result),
+            self._stat(files.preview),
+            self._read(files.original, job.original_generation),
+            self._read(files.mask, job.mask_generation),
         )
-        return _Inputs(original, mask, edited, preview)
+        return _Fetched(Inputs(original, mask), result, preview)
 
-    async def _read(self, path: str, generation: str) -> bytes:
+    async def _stat(self, path: str | None) -> str:
+        return ABSENT if path is None else await self._photos.stat(path)
+
+    async def _read(self, path: str | None, generation: str) -> bytes | None:
+        if path is None:
+            return None
         name = path.rpartition("/")[2]
         if generation == ABSENT:
             raise ObjectMissing(f"There was no {name} at {path} when the message came; upload it first, then publish.")
@@ -178,14 +183,14 @@ class Editing:
             raise ObjectReplaced(f"{name} was replaced after the edit was asked for; publish the session again.")
         return found.data
 
-    async def _upload(self, session: Session, edited: edit.Edited, inputs: _Inputs) -> None:
+    async def _upload(self, job: Job, output: Output, fetched: _Fetched) -> None:
         """The photo first: a preview must never stand beside an older photo than itself."""
-        await self._photos.write(
-            session.edited_path, edited.photo, content_type="image/jpeg", expected=inputs.edited_generation
-        )
-        await self._photos.write(
-            session.preview_path, edited.preview, content_type="image/jpeg", expected=inputs.preview_generation
-        )
+        files, kind = job.files, CONTENT_TYPES[job.parameters.output_format]
+        await self._photos.write(files.result, output.result, content_type=kind, expected=fetched.result_generation)
+        if files.preview is not None and output.preview is not None:
+            await self._photos.write(
+                files.preview, output.preview, content_type="image/jpeg", expected=fetched.preview_generation
+            )
 
 
 @contextmanager
@@ -196,23 +201,9 @@ def _limited(stage: Stage, limit_s: float) -> Iterator[None]:
         raise StageTimeout(f"The stage {stage} took longer than {limit_s:.0f} s.") from None
 
 
-def _make_request(job: Job, crops: tuple[Crop, ...]) -> FillRequest:
-    return FillRequest(
-        request_id=f"{job.id}/{job.attempts}",
-        crops=crops,
-        prompt=job.parameters.prompt,
-        steps=job.parameters.steps,
-        guidance=job.parameters.guidance_scale,
-        seed=job.seed,
-        priority=int(job.priority),
-        submitted_at=job.created_at,
-        deadline_at=job.deadline_at,
-    )
-
-
-async def _fill(engine: EngineClient, request: FillRequest, report: Report, silence_s: float) -> EngineResult:
+async def _ask(engine: EngineClient, request: Request, report: Report, silence_s: float) -> EngineResult:
     """Waiting for its turn, a request may take for ever; once it has begun, something must happen every `silence_s`."""
-    result, begun = None, False
+    result, begun, progress = None, False, Progress(Stage.ENGINE)
     async with aclosing(engine.run(request)) as events:
         while True:
             with _limited(Stage.ENGINE, silence_s):
@@ -221,24 +212,31 @@ async def _fill(engine: EngineClient, request: FillRequest, report: Report, sile
             if event is None:
                 break
             begun = begun or not isinstance(event, Queued)
-            result = _consume(event, report) or result
+            if isinstance(event, Queued | Step | Decoding):
+                progress = _advance(progress, event)
+                report(progress)
+            else:
+                result = _conclude(event)
     if result is None:
         raise EngineFailed("The engine ended without a result.")
     return result
 
 
-def _consume(event: Event, report: Report) -> EngineResult | None:
+def _advance(progress: Progress, event: Queued | Step | Decoding) -> Progress:
     match event:
-        case Queued(eta_s=eta_s):
-            report(Progress(Stage.ENGINE, eta_s=eta_s))
+        case Queued(position, eta_s):
+            return Progress(Stage.ENGINE, eta_s=eta_s, position=position)
         case Step(step, steps, eta_s):
-            report(Progress(Stage.ENGINE, step, steps, eta_s))
+            return Progress(Stage.ENGINE, step, steps, eta_s)
         case Decoding():
-            pass
+            return replace(progress, position=None, decoding=True)
+
+
+def _conclude(event: Done | Failed | Cancelled) -> EngineResult:
+    match event:
         case Done(result):
             return result
         case Failed(code, message, retryable):
             raise ENGINE_ERRORS.get(code, EngineFailed if retryable else EngineRejected)(message)
         case Cancelled():
             raise EngineUnavailable("The engine was shut down before it came to this photo.")
-    return None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from serve_app.clock import Clock
@@ -64,6 +66,7 @@ class JobService:
             self._photos.stat(session.original_path), self._photos.stat(session.mask_path)
         )
         now = self._clock.now()
+        deadline_at = now + (order.deadline_s or self._settings.jobs.deadline_s)
         fresh = Job(
             id=derive_id(session, original, mask, parameters),
             session=session,
@@ -72,7 +75,8 @@ class JobService:
             parameters=parameters,
             created_at=now,
             published_at=order.published_at if order.published_at is not None else now,
-            deadline_at=now + (order.deadline_s or self._settings.jobs.deadline_s),
+            deadline_at=deadline_at,
+            expires_at=deadline_at + self._settings.jobs.record_ttl_s,
             priority=order.priority,
             deliveries=(order.delivery,),
             message=order.message,
@@ -127,7 +131,8 @@ class JobService:
             raise NotFound(f"There is no job {job_id}.")
 
         def decide(job: Job | None, document: Document | None) -> Write | None:
-            assert job is not None
+            if job is None:  # it has been forgotten since
+                raise NotFound(f"There is no job {job_id}.")
             changed = transitions.request_cancel(job, self._clock.now())
             return None if changed is job else Write(changed, _show(changed, document))
 
@@ -137,9 +142,35 @@ class JobService:
             await self._closer.close(job)
         return job
 
+    async def get(self, job_id: str) -> Job:
+        """Raises NotFound."""
+        job = await self._store.get(job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id}.")
+        return job
+
+    async def watch(self, job_id: str) -> AsyncGenerator[Job]:
+        """As `JobStore.watch`, and an outage of the store is waited out. One read serves all watchers of a job in this
+        process."""
+        while True:
+            try:
+                async with aclosing(self._store.watch(job_id)) as jobs:
+                    async for job in jobs:
+                        yield job
+                return
+            except StoreUnavailable:
+                await asyncio.sleep(OUTAGE_PAUSE_S)
+
+    async def list_owned(self, owner: str, *, limit: int, before: tuple[float, str] | None = None) -> Sequence[Job]:
+        return await self._store.list_owned(owner, limit=limit, before=before)
+
     def stop_waiting(self) -> None:
         """From now on nobody waits for a job that no worker has: the workers are being stopped, too."""
         self._stopping.set()
+
+    async def await_stop(self) -> None:
+        """Returns once `stop_waiting` has been called."""
+        await self._stopping.wait()
 
     async def wait(self, job_id: str, timeout_s: float) -> Job | None:
         """The job once it has a final status; None if that takes longer. An outage of the store is waited out."""
@@ -154,14 +185,11 @@ class JobService:
             await asyncio.gather(ended, left_alone, return_exceptions=True)
 
     async def _follow(self, job_id: str) -> Job | None:
-        while True:
-            try:
-                async for job in self._store.watch(job_id):
-                    if job.status.is_final:
-                        return job
-                return None
-            except StoreUnavailable:
-                await asyncio.sleep(OUTAGE_PAUSE_S)
+        async with aclosing(self.watch(job_id)) as jobs:
+            async for job in jobs:
+                if job.status.is_final:
+                    return job
+        return None
 
     async def _notice_stop(self, job_id: str) -> None:
         """Returns when work is being stopped and the job lies in the queue, where it stays until the next start."""

@@ -20,7 +20,9 @@ _SHOWN = {
 
 
 def describe(job: Job) -> dict[str, Any]:
-    """What the session shows for this state of its job; `None` clears a field."""
+    """What the session shows for this state of its job; `None` clears a field. Nothing for a job without a session."""
+    if job.session is None:
+        return {}
     completed = job.status is Status.COMPLETED
     fields: dict[str, Any] = {
         "jobId": job.id,

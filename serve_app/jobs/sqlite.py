@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 from serve_app.jobs.model import SCHEMA, Job, Priority, Session, Status, from_document, to_document
@@ -20,6 +20,21 @@ WHERE ((status = 'queued' AND not_before <= :now) OR (status = 'processing' AND 
   AND priority <= :least AND schema <= :schema
 ORDER BY priority, created_at LIMIT 1
 """
+_OWNED = """
+SELECT body FROM jobs
+WHERE json_extract(body, '$.owner') = :owner AND (created_at, id) < (:created_at, :id) AND schema <= :schema
+ORDER BY created_at DESC, id DESC LIMIT :limit
+"""
+_EXPIRED = """
+SELECT body FROM jobs
+WHERE closed = 1 AND json_extract(body, '$.expires_at') <= :now
+  AND status IN ('completed', 'failed', 'cancelled') AND schema <= :schema
+ORDER BY json_extract(body, '$.expires_at') LIMIT :limit
+"""
+_FIRST_PAGE = (float("inf"), "")
+
+REMOVALS_KEPT = 1000
+"""Removals that watchers can still hear of; they look ten times a second. The last one must stay for its number."""
 
 
 def _read_document(connection: sqlite3.Connection, path: str) -> dict[str, Any] | None:
@@ -36,12 +51,12 @@ def _read_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
     return from_document(json.loads(row[0])) if row else None
 
 
-def _apply(connection: sqlite3.Connection, job: Job | None, session: Session, decide: Decide) -> Job | None:
-    document = _read_document(connection, session.path)
+def _apply(connection: sqlite3.Connection, job: Job | None, session: Session | None, decide: Decide) -> Job | None:
+    document = _read_document(connection, session.path) if session else None
     write = decide(job, document)
     if write is None:
         return job
-    if write.fields and document is not None:
+    if write.fields and document is not None and session is not None:
         _write_document(connection, session.path, {**document, **write.fields})
     return _write_job(connection, write)
 
@@ -49,7 +64,7 @@ def _apply(connection: sqlite3.Connection, job: Job | None, session: Session, de
 def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
     job = write.job.evolve(version=write.job.version + 1)
     connection.execute(
-        "INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,(SELECT IFNULL(MAX(change), 0) + 1 FROM jobs),?)",
+        "INSERT OR REPLACE INTO jobs VALUES (?,?,?,?,?,?,?,?,?,(SELECT number + 1 FROM last_change),?)",
         (
             job.id,
             str(job.status),
@@ -66,12 +81,18 @@ def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
     return job
 
 
+def _remove_job(connection: sqlite3.Connection, job_id: str) -> None:
+    connection.execute("INSERT INTO removals SELECT number + 1, ? FROM last_change", (job_id,))
+    connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
+    connection.execute("DELETE FROM removals WHERE change <= (SELECT MAX(change) FROM removals) - ?", (REMOVALS_KEPT,))
+
+
 class SqliteJobStore:
     def __init__(self, database: SqliteDatabase) -> None:
         self._database = database
         self._watchers = Watchers(lambda: SqliteChanges(database), WATCH_INTERVAL_S)
 
-    async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
+    async def change(self, job_id: str, session: Session | None, decide: Decide) -> Job | None:
         def work(connection: sqlite3.Connection) -> Job | None:
             with transaction(connection):
                 return _apply(connection, _read_job(connection, job_id), session, decide)
@@ -114,8 +135,29 @@ class SqliteJobStore:
         rows = await self._database.run(lambda connection: connection.execute(query, values).fetchall())
         return [from_document(json.loads(row[0])) for row in rows]
 
-    def watch(self, job_id: str) -> AsyncIterator[Job]:
+    def watch(self, job_id: str) -> AsyncGenerator[Job]:
         return self._watchers.follow(job_id, self.get)
+
+    async def list_owned(self, owner: str, *, limit: int, before: tuple[float, str] | None = None) -> Sequence[Job]:
+        created_at, job_id = before or _FIRST_PAGE
+        return await self._select(_OWNED, owner=owner, created_at=created_at, id=job_id, limit=limit)
+
+    async def find_expired(self, now: float, *, limit: int) -> Sequence[Job]:
+        return await self._select(_EXPIRED, now=now, limit=limit)
+
+    async def _select(self, query: str, **values: object) -> list[Job]:
+        values["schema"] = SCHEMA
+        rows = await self._database.run(lambda connection: connection.execute(query, values).fetchall())
+        return [from_document(json.loads(row[0])) for row in rows]
+
+    async def remove(self, job: Job) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            with transaction(connection):
+                found = _read_job(connection, job.id)
+                if found is not None and found.version == job.version:
+                    _remove_job(connection, job.id)
+
+        await self._database.run(work)
 
     async def backlog(self, now: float) -> Backlog:
         query = """

@@ -1,4 +1,4 @@
-"""What changed lately in the jobs table, by the number that each write of a job takes."""
+"""What changed lately in the jobs table, by the number that each write or removal of a job takes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,6 @@ class SqliteChanges:
 def _read_changes(connection: sqlite3.Connection, since: int | None) -> tuple[int, set[str] | None]:
     """The latest change and the ids of the jobs changed after `since`; `None` for all, when nothing was read before."""
     if since is None:
-        return connection.execute("SELECT IFNULL(MAX(change), 0) FROM jobs").fetchone()[0], None
-    rows = connection.execute("SELECT change, id FROM jobs WHERE change > ?", (since,)).fetchall()
+        return connection.execute("SELECT number FROM last_change").fetchone()[0], None
+    rows = connection.execute("SELECT change, id FROM changes WHERE change > ?", (since,)).fetchall()
     return max((row[0] for row in rows), default=since), {row[1] for row in rows}

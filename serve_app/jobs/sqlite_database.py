@@ -2,6 +2,9 @@
 
 Every write is one `BEGIN IMMEDIATE` transaction and durable when it returns (`synchronous=FULL`), so an accepted job
 outlives a SIGKILL of everything. All statements of one process run on one thread that owns the connection.
+
+Each write of a job takes the next change number, and so does its removal, which leaves the number and the id in
+`removals`: watchers hear of it, and no number is given twice.
 """
 
 from __future__ import annotations
@@ -37,6 +40,12 @@ CREATE TABLE IF NOT EXISTS jobs (
 );
 CREATE INDEX IF NOT EXISTS jobs_by_urgency ON jobs (status, priority, created_at);
 CREATE INDEX IF NOT EXISTS jobs_by_change ON jobs (change);
+CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (json_extract(body, '$.owner'), created_at, id);
+CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (closed, json_extract(body, '$.expires_at'));
+CREATE TABLE IF NOT EXISTS removals (change INTEGER PRIMARY KEY, id TEXT NOT NULL);
+CREATE VIEW IF NOT EXISTS changes AS SELECT change, id FROM jobs UNION ALL SELECT change, id FROM removals;
+CREATE VIEW IF NOT EXISTS last_change AS SELECT MAX(
+    IFNULL((SELECT MAX(change) FROM jobs), 0), IFNULL((SELECT MAX(change) FROM removals), 0)) AS number;
 CREATE TABLE IF NOT EXISTS documents (path TEXT PRIMARY KEY, body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS dead_letters (
     id TEXT PRIMARY KEY,

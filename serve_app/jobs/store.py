@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -37,7 +37,7 @@ class Backlog:
 class JobStore(Protocol):
     """Every method raises StoreUnavailable when the store does not answer."""
 
-    async def change(self, job_id: str, session: Session, decide: Decide) -> Job | None:
+    async def change(self, job_id: str, session: Session | None, decide: Decide) -> Job | None:
         """Apply a decision; returns the job as it stands afterwards. Its version grows by one with each write."""
 
     async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
@@ -51,9 +51,18 @@ class JobStore(Protocol):
     ) -> Sequence[Job]:
         """Oldest first. `before_deadline` keeps jobs whose deadline lies before that time."""
 
-    def watch(self, job_id: str) -> AsyncIterator[Job]:
+    def watch(self, job_id: str) -> AsyncGenerator[Job]:
         """The job now and after each change, intermediate ones may be skipped; ends after a final status.
         Yields nothing for an unknown id."""
+
+    async def list_owned(self, owner: str, *, limit: int, before: tuple[float, str] | None = None) -> Sequence[Job]:
+        """A caller's jobs, newest first. `before` is (created_at, id) of the last job of the page before."""
+
+    async def find_expired(self, now: float, *, limit: int) -> Sequence[Job]:
+        """Final and closed jobs whose `expires_at` has passed, the longest expired first."""
+
+    async def remove(self, job: Job) -> None:
+        """Forget a job; one that was written meanwhile, or is gone, is left alone. A watch on it ends."""
 
     async def backlog(self, now: float) -> Backlog: ...
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from serve_app.errors import Conflict, EngineUnavailable, LeaseLost, PawfectError, StoreUnavailable, TransientError
+from serve_app.errors import (
+    Conflict,
+    EngineFull,
+    EngineUnavailable,
+    LeaseLost,
+    PawfectError,
+    StoreUnavailable,
+    TransientError,
+)
 from serve_app.jobs.model import MAX_DELIVERIES, Job, Lease, Progress, Status
 from serve_app.settings import JobSettings
 
@@ -32,6 +40,8 @@ End = Callable[[Job, str, float, bool], Job]
 """How a run ends: (job, token, now, superseded) → the job after it."""
 
 
+FULL_SHARE = 1 / 4
+"""Of the retry backoff, before a job tries again that met an engine without a place: one comes free within steps."""
 OUTAGE_FACTOR = 5
 """Times the retry backoff between runs while something is out: each costs a download and a decode for nothing."""
 
@@ -62,7 +72,8 @@ def settling(error: PawfectError, settings: JobSettings) -> End:
 def _move(job: Job, status: Status, **changes: object) -> Job:
     if status not in LEGAL[job.status]:
         raise Conflict(f"Job {job.id} is {job.status}; it cannot become {status}.")
-    return job.evolve(status=status, **changes)
+    # A store adds one to the version with the one write that follows this decision.
+    return job.evolve(status=status, ended_version=job.version + 1 if status.is_final else None, **changes)
 
 
 def _held(job: Job, token: str) -> Job:
@@ -73,11 +84,13 @@ def _held(job: Job, token: str) -> Job:
 
 def join(job: Job, fresh: Job, delivery: str) -> Job:
     """Remember one more message that asked for the same job: it becomes as urgent as the most urgent of them, gets the
-    time of the latest, and a cancellation asked for before this message and not yet obeyed is void."""
+    time of the latest, is remembered for as long as any of them may come again, and a cancellation asked for before
+    this message and not yet obeyed is void."""
     return job.evolve(
         deliveries=(*job.deliveries, delivery)[-MAX_DELIVERIES:],
         priority=min(job.priority, fresh.priority),
         deadline_at=max(job.deadline_at, fresh.deadline_at),
+        expires_at=max((at for at in (job.expires_at, fresh.expires_at) if at is not None), default=None),
         cancel_requested=False,
     )
 
@@ -152,6 +165,10 @@ def settle(job: Job, token: str, now: float, error: PawfectError, settings: JobS
     _held(job, token)
     if not isinstance(error, TransientError):
         return fail(job, now, error.code, error.message)
+    if isinstance(error, EngineFull):
+        return _move(
+            job, Status.QUEUED, lease=None, progress=None, not_before=now + settings.retry_backoff_s * FULL_SHARE
+        )
     if isinstance(error, UNCOUNTED):
         pause = settings.retry_backoff_s * OUTAGE_FACTOR
         return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + pause)

@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image, ImageChops, ImageCms
 
+from serve_app.photos.mask_convention import MaskConvention
+
 
 def find_rgb_profile(image: Image.Image) -> bytes | None:
     """The file's profile if it describes RGB: the colour space field of the ICC header (ICC.1:2022, 7.2.6)."""
@@ -53,10 +55,27 @@ def _eight_bit(image: Image.Image, transparent: int = 255) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def to_mask_grey(image: Image.Image) -> Image.Image:
+def to_mask_grey(image: Image.Image, convention: MaskConvention = "white") -> Image.Image:
+    """Mode L, 255 = edit."""
+    if convention == "transparent":
+        alpha = _find_alpha(image)
+        # Opaque all over, it marks nothing: a black and white mask that was saved with alpha.
+        if np.asarray(alpha).min() < 255:
+            return ImageChops.invert(alpha)
     if image.mode.startswith("I"):
         return _eight_bit(image, transparent=0)
     if image.has_transparency_data:
         luma, alpha = image.convert("RGBA").convert("LA").split()
         return ImageChops.multiply(luma, alpha)
     return image if image.mode == "L" else image.convert("L")
+
+
+def _find_alpha(image: Image.Image) -> Image.Image:
+    """Mode L, 255 = opaque; all of it for a file without transparency."""
+    key = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        opaque = np.asarray(image) != key if isinstance(key, int) else np.ones(image.size[::-1], bool)
+        return Image.fromarray(opaque.view(np.uint8) * np.uint8(255))
+    if image.has_transparency_data:
+        return image.convert("RGBA").getchannel("A")
+    return Image.new("L", image.size, 255)

@@ -39,6 +39,9 @@ class FolderPhotoStore:
         """Write without a precondition, as the app's uploads do; the service itself never calls this."""
         return await asyncio.to_thread(self._write, path, data, None)
 
+    async def delete(self, path: str) -> None:
+        await asyncio.to_thread(self._delete, path)
+
     def _locate(self, path: str) -> Path:
         parts = PurePosixPath(path).parts
         if not parts or path.startswith("/") or ".." in parts:
@@ -81,6 +84,16 @@ class FolderPhotoStore:
                     Path(file.name).unlink(missing_ok=True)
                     raise
             return generation
+
+    def _delete(self, path: str) -> None:
+        """The file, and the folders that only it kept."""
+        target = self._locate(path)
+        with _translated(path), self._locked(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            target.unlink()
+            for folder in target.parents:
+                if folder == self._root or any(folder.iterdir()):
+                    return
+                folder.rmdir()
 
     def _clear_leftovers(self) -> None:
         """Remove uploads that a crash cut off; none that is under way takes so long."""

@@ -6,7 +6,8 @@ has gone is back after at most one more such time.
 
 Retries: what Google calls retryable (connection errors, 408, 429, 5xx), with exponential backoff from 0.25 to 4 s, and
 only where a repeat is harmless (https://cloud.google.com/storage/docs/retry-strategy): reads always, a broken download
-goes on where it stopped; uploads only under a generation precondition, `replace` never.
+goes on where it stopped; uploads only under a generation precondition, `replace` never; a deletion always, since only
+what nobody writes any more is deleted.
 
 Repeated uploads: when an upload got through and its answer did not, the repeat meets our own object and is answered
 412. So a 412 over an object of the very same bytes (MD5) counts as written. The same holds for an upload that a
@@ -87,6 +88,9 @@ class GcsPhotoStore:
         content_type = mimetypes.guess_type(path)[0] or "application/octet-stream"
         return await self._call(path, self._transfer_s, lambda: self._write(path, data, content_type, None))
 
+    async def delete(self, path: str) -> None:
+        await self._call(path, self._look_s, lambda: self._delete(path))
+
     def close(self) -> None:
         """Calls under way end on their own; the client is its maker's to close."""
         self._threads.shutdown(wait=False, cancel_futures=True)
@@ -162,6 +166,12 @@ class GcsPhotoStore:
         except google_errors.NotFound as error:
             raise StoreUnavailable(f"There is no bucket {self._bucket.name}.") from error
         return str(blob.generation)
+
+    def _delete(self, path: str) -> None:
+        try:
+            self._bucket.blob(path).delete(timeout=self._look_s, retry=_BACKOFF.with_timeout(self._look_s))
+        except google_errors.NotFound as error:
+            self._refuse_missing_bucket(error)
 
     def _recognise(self, path: str, data: bytes, expected: int | None, error: Exception) -> str:
         """The generation of what lies there if it is what was to be written; else PreconditionFailed."""

@@ -29,3 +29,6 @@ class PhotoStore(Protocol):
 
         Raises PreconditionFailed, leaving the object as it is, when somebody else wrote it meanwhile.
         """
+
+    async def delete(self, path: str) -> None:
+        """Whatever its generation; an object that is not there is ignored."""

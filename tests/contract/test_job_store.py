@@ -240,7 +240,8 @@ async def test_what_is_merged_leaves_every_other_field_as_it_was(stores: Stores)
     shown = running.evolve(progress=Progress(Stage.ENGINE, 3, 28, 1.5))
     await stores.jobs.change(shown.id, SESSION, lambda _job, _document: Write(shown, session_view.describe(shown)))
     document = await stores.jobs.get_session(SESSION)
-    assert document == {**foreign, **ours, "progress": {"stage": "engine", "step": 3, "steps": 28, "eta_s": 1.5}}
+    progress = {"stage": "engine", "step": 3, "steps": 28, "eta_s": 1.5, "position": None, "decoding": False}
+    assert document == {**foreign, **ours, "progress": progress}
 
 
 @pytest.mark.parametrize("name", ["__reserved__", "__", "-", "_"])

@@ -17,7 +17,18 @@ from serve_app.errors import (
     StoreUnavailable,
 )
 from serve_app.jobs import transitions
-from serve_app.jobs.model import Job, Parameters, Priority, Progress, Session, Stage, Status, from_document, to_document
+from serve_app.jobs.model import (
+    SCHEMA,
+    Job,
+    Parameters,
+    Priority,
+    Progress,
+    Session,
+    Stage,
+    Status,
+    from_document,
+    to_document,
+)
 from serve_app.settings import JobSettings
 
 SETTINGS = JobSettings(lease_s=30, deadline_s=3600, max_crashes=3, max_transient=5, retry_backoff_s=2)
@@ -161,10 +172,27 @@ def test_requeue_starts_over_but_remembers_who_asked() -> None:
 
 
 def test_documents_round_trip() -> None:
-    job = claimed(progress=Progress(Stage.ENGINE, 1, 2, 3.5), stage_seconds={"decode": 0.1})
+    job = claimed(stage_seconds={"decode": 0.1}).evolve(progress=Progress(Stage.ENGINE, 1, 2, 3.5, decoding=True))
     assert from_document(to_document(job)) == job
-    with pytest.raises(ValueError, match="schema 2"):
-        from_document({**to_document(job), "schema": 2})
+    with pytest.raises(ValueError, match=f"schema {SCHEMA + 1}"):
+        from_document({**to_document(job), "schema": SCHEMA + 1})
+
+
+def test_documents_of_an_earlier_version_are_read() -> None:
+    job = claimed().evolve(progress=Progress(Stage.ENGINE, 1, 2, 3.5))
+    earlier = {**to_document(job), "schema": 1, "progress": {"stage": "engine", "step": 1, "steps": 2, "eta_s": 3.5}}
+    for name in ("operation", "engine", "owner", "digest", "expires_at", "ended_version"):
+        del earlier[name]
+    assert from_document(earlier) == job
+
+
+def test_an_end_remembers_the_version_it_is_written_with() -> None:
+    job = claimed(version=4)
+    assert job.ended_version is None
+    failed = transitions.settle(job, "token", 1002.0, MaskEmpty("x"), SETTINGS)
+    closed = transitions.close(failed.evolve(version=5))
+    assert (failed.ended_version, closed.ended_version) == (5, 5)
+    assert transitions.requeue(closed, make_job(deliveries=("m2",)), "m2").ended_version is None
 
 
 class JobLife(RuleBasedStateMachine):

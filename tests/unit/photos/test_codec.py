@@ -182,6 +182,26 @@ def test_a_transparent_mask_pixel_is_not_edited() -> None:
     assert decode_mask(file(image), LIMITS).tolist() == [[255, 0]]
 
 
+def test_a_transparent_mask_pixel_is_edited_where_transparency_marks() -> None:
+    image = Image.new("RGBA", (3, 1), (255, 255, 255, 255))
+    image.putpixel((1, 0), (255, 255, 255, 0))
+    image.putpixel((2, 0), (0, 0, 0, 100))
+    assert decode_mask(file(image), LIMITS, convention="transparent").tolist() == [[0, 255, 155]]
+
+
+@pytest.mark.parametrize(("mode", "depth"), [("P", np.uint8), ("L", np.uint8), ("I;16", np.uint16)])
+def test_a_transparent_colour_marks_as_alpha_does(mode: str, depth: type[np.unsignedinteger]) -> None:
+    image = Image.fromarray(np.array([[0, 7]], depth))
+    data = file(image if mode != "P" else image.convert("P"), transparency=7)
+    assert decode_mask(data, LIMITS, convention="transparent").tolist() == [[0, 255]]
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA", "P"])
+def test_without_any_transparency_white_marks(mode: str) -> None:
+    data = file(Image.fromarray(MASK).convert(mode))
+    assert np.array_equal(decode_mask(data, LIMITS, convention="transparent"), MASK)
+
+
 def test_a_mask_is_turned_by_its_own_orientation() -> None:
     data = file(Image.fromarray(MASK), exif=exif(orientation=3))
     assert np.array_equal(decode_mask(data, LIMITS), MASK[::-1, ::-1])

@@ -163,16 +163,33 @@ async def test_a_missing_object_is_named(store: GcsPhotoStore) -> None:
         await store.read(PATH, max_bytes=10)
 
 
+@pytest.mark.parametrize("fault", [Fault.BUSY, Fault.LOST_ANSWER], ids=str)
+async def test_a_deletion_is_repeated_until_the_object_is_gone(
+    store: GcsPhotoStore, bucket: Bucket, fault: Fault
+) -> None:
+    bucket.put(PATH, b"one")
+    bucket.faults.append(fault)
+    await store.delete(PATH)
+    assert bucket.objects == {}
+    assert bucket.requests == ["DELETE object"] * 2
+
+
 async def test_a_missing_bucket_is_an_outage_and_no_missing_photo(url: str) -> None:
     store = open_store("typo")
-    for call in (store.stat(PATH), store.read(PATH, max_bytes=1), write(store, b"", ABSENT), store.replace(PATH, b"")):
+    for call in (
+        store.stat(PATH),
+        store.read(PATH, max_bytes=1),
+        write(store, b"", ABSENT),
+        store.replace(PATH, b""),
+        store.delete(PATH),
+    ):
         with pytest.raises(StoreUnavailable, match="There is no bucket typo"):
             await call
     store.close()
 
 
 async def test_a_refusal_is_an_outage_without_googles_own_words(store: GcsPhotoStore, bucket: Bucket) -> None:
-    for call in (store.stat(PATH), store.read(PATH, max_bytes=1), write(store, b"", ABSENT)):
+    for call in (store.stat(PATH), store.read(PATH, max_bytes=1), write(store, b"", ABSENT), store.delete(PATH)):
         bucket.faults.append(Fault.FORBIDDEN)
         with pytest.raises(StoreUnavailable) as caught:
             await call
@@ -190,7 +207,7 @@ async def test_a_silent_server_is_given_up_and_the_event_loop_goes_on(url: str, 
             await asyncio.sleep(0.01)
 
     ticking = asyncio.create_task(tick())
-    for call in (store.stat(PATH), store.read(PATH, max_bytes=1), write(store, b"", ABSENT)):
+    for call in (store.stat(PATH), store.read(PATH, max_bytes=1), write(store, b"", ABSENT), store.delete(PATH)):
         bucket.faults.append(Fault.SILENCE)
         with pytest.raises(StoreUnavailable):
             await call
