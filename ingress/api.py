@@ -5,17 +5,23 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from ingress import problems
+from ingress.image_bodies import limit_edit
+from ingress.image_schemas import EDITS_PATH
+from ingress.job_schemas import PATH as JOBS_PATH
 from ingress.limits import BodyLimit
-from ingress.routes import probes, push, sessions
+from ingress.routes import events, images, jobs, models, probes, push, sessions
 from ingress.services import Services
+from ingress.uploads import limit_body
 from serve_app import __version__
 
 
 def create_app(services: Services) -> FastAPI:
     app = FastAPI(title="Pawfect", version=__version__, description="Removes leashes from pet photos.")
     app.state.services = services
-    app.add_middleware(BodyLimit, limits={push.PATH: push.MAX_BODY_BYTES})
+    photos = services.settings.photos
+    limits = {push.PATH: push.MAX_BODY_BYTES, JOBS_PATH: limit_body(photos), EDITS_PATH: limit_edit(photos)}
+    app.add_middleware(BodyLimit, limits=limits)
     problems.install(app)
-    for routes in (push, sessions, probes):
+    for routes in (push, sessions, jobs, events, images, models, probes):
         app.include_router(routes.router)
     return app

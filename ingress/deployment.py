@@ -20,6 +20,7 @@ from serve_app.engines.readiness import Readiness, judge, unavailable
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.service import JobService
+from serve_app.jobs.submission import Submitter
 from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
@@ -44,6 +45,7 @@ class IngressShell:
         self._sink = RaySink()
         closer = Closer(self._stores.jobs, self._stores.dead_letters, self._sink)
         self._jobs = JobService(self._stores.jobs, self._stores.photos, closer, settings, self._clock)
+        self._submitter = Submitter(self._stores.jobs, self._stores.photos, settings, self._clock)
         self._asking, self._assessed_at, self._readiness = asyncio.Lock(), float("-inf"), unavailable("Starting.")
         self._deletion = asyncio.create_task(self._notice_deletion(), name="notice-deletion")
 
@@ -52,6 +54,8 @@ class IngressShell:
             Services(
                 settings=self._settings,
                 jobs=self._jobs,
+                submitter=self._submitter,
+                photos=self._stores.photos,
                 dead_letters=self._stores.dead_letters,
                 readiness=self._assess,
                 nudge=self._nudge,

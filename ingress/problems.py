@@ -17,11 +17,14 @@ from serve_app.errors import (
     CallerError,
     Conflict,
     Forbidden,
+    Gone,
     InvalidEnvelope,
     InvalidRequest,
     NotFound,
     PawfectError,
     PermanentError,
+    TooLarge,
+    TooManyRequests,
     TransientError,
     Unauthenticated,
 )
@@ -34,7 +37,21 @@ LONGEST_NAME = 64
 RETRY_AFTER_S = 5
 """Told to callers whose request may succeed later."""
 
+SCHEMA: dict[str, Any] = {
+    "title": "Problem",
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "description": "stable; to switch on", "examples": ["urn:pawfect:problem:conflict"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "a sentence for a person"},
+        "field": {"type": "string", "description": "the part of the request at fault"},
+    },
+}
+
 HEADERS: dict[int, dict[str, str]] = {
+    HTTPStatus.REQUEST_TIMEOUT: {"Connection": "close"},  # RFC 9110, section 15.5.9: the rest may still be coming
     HTTPStatus.UNAUTHORIZED: {"WWW-Authenticate": "Bearer"},  # RFC 9110, section 15.5.2, and RFC 6750
     HTTPStatus.SERVICE_UNAVAILABLE: {"Retry-After": str(RETRY_AFTER_S)},
 }
@@ -43,8 +60,11 @@ STATUS_OF: tuple[tuple[type[PawfectError], HTTPStatus], ...] = (
     (InvalidEnvelope, HTTPStatus.BAD_REQUEST),
     (Unauthenticated, HTTPStatus.UNAUTHORIZED),
     (Forbidden, HTTPStatus.FORBIDDEN),
+    (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),
     (NotFound, HTTPStatus.NOT_FOUND),
     (Conflict, HTTPStatus.CONFLICT),
+    (Gone, HTTPStatus.GONE),
+    (TooLarge, HTTPStatus.REQUEST_ENTITY_TOO_LARGE),
     (InvalidRequest, HTTPStatus.UNPROCESSABLE_ENTITY),
     (CallerError, HTTPStatus.BAD_REQUEST),
     (PermanentError, HTTPStatus.UNPROCESSABLE_ENTITY),
@@ -65,13 +85,18 @@ def problem(status: int, code: str, detail: str, **more: Any) -> JSONResponse:
     return JSONResponse(body, status, headers=HEADERS.get(status), media_type=MEDIA_TYPE)
 
 
+def describe_problem(description: str) -> dict[str, Any]:
+    """An answer of `problem`, as an entry of a route's `responses`."""
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": SCHEMA}}}
+
+
 def describe_validation(errors: Sequence[Any]) -> str:
     """One sentence per wrong field, without the values, which may be anything."""
     return " ".join(f"{_name(error)}: {_explain(error)}." for error in errors[:10])
 
 
 def _name(error: Any) -> str:
-    name = ".".join(str(part) for part in error["loc"] if part not in ("body", "path", "query")) or "body"
+    name = ".".join(str(part) for part in error["loc"] if part not in ("body", "path", "query", "header")) or "body"
     return name if len(name) <= LONGEST_NAME else name[:LONGEST_NAME] + "…"
 
 
@@ -101,7 +126,10 @@ async def _answer_ours(request: Request, error: Exception) -> JSONResponse:
     status = find_status(error)
     if status is HTTPStatus.INTERNAL_SERVER_ERROR:
         return await _answer_defect(request, error)
-    return problem(status, error.code, error.message, field=getattr(error, "field", None))
+    answer = problem(status, error.code, error.message, field=getattr(error, "field", None))
+    if isinstance(error, TooManyRequests):
+        answer.headers["Retry-After"] = str(error.retry_after_s)
+    return answer
 
 
 async def _answer_validation(_request: Request, error: Exception) -> JSONResponse:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
 from ingress.auth import Trust
+from ingress.rate_limits import RateLimits
 from serve_app.clock import Clock
 from serve_app.engines.readiness import Readiness
 from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.service import JobService
+from serve_app.jobs.submission import Submitter
 from serve_app.metrics import Sink
+from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
 
 
@@ -23,12 +26,15 @@ class Services:
 
     settings: Settings
     jobs: JobService
+    submitter: Submitter
+    photos: PhotoStore
     dead_letters: DeadLetters
     readiness: Callable[[], Awaitable[Readiness]]
     nudge: Callable[[], None]
     sink: Sink
     clock: Clock
     trust: Trust
+    limits: RateLimits = field(default_factory=RateLimits, kw_only=True)
 
 
 def get_services(request: Request) -> Services:

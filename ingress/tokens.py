@@ -63,7 +63,7 @@ class Claims(BaseModel):
 
 
 def read_bearer(connection: HTTPConnection) -> str:
-    """The token of the one Authorization header (RFC 6750, section 2.1)."""
+    """The credential of the one Authorization header (RFC 6750, section 2.1), a token or an API key."""
     values = connection.headers.getlist("authorization")
     if len(values) != 1:
         raise Unauthenticated(f"There are {len(values)} Authorization headers where there must be one.")
@@ -73,9 +73,12 @@ def read_bearer(connection: HTTPConnection) -> str:
         raise Unauthenticated("The Authorization header is not of the Bearer scheme.")
     if len(token) > MAX_TOKEN_BYTES:
         raise Unauthenticated(f"The token has {len(token)} bytes; at most {MAX_TOKEN_BYTES} are looked at.")
+    return token
+
+
+def check_shape(token: str) -> None:
     if not _SHAPE.fullmatch(token):
         raise Unauthenticated("The token is not three parts of base64url.")
-    return token
 
 
 def read_key_id(token: str) -> str:

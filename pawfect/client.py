@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import AsyncGenerator
 from types import TracebackType
 from typing import Any, Self
 
 import httpx
 
+from pawfect.job_events import JobEvent, follow
+
 ANSWER_S = 10.0
 """For requests that are answered at once."""
 PUSH_S = 600.0
 """Pub/Sub's longest ack deadline: a push is held until the edit has ended."""
+TRANSFER_S = 120.0
+"""For requests with images in them, or in their answer."""
 
 
 class Client:
-    def __init__(self, url: str) -> None:
-        self._http = httpx.AsyncClient(base_url=url, timeout=ANSWER_S, trust_env=False)
+    """`key` is an API key, for a service that wants one. Any number of event streams may be open at a time."""
+
+    def __init__(self, url: str, key: str | None = None) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=url,
+            headers={"Authorization": f"Bearer {key}"} if key is not None else None,
+            timeout=ANSWER_S,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
+            trust_env=False,
+        )
 
     async def __aenter__(self) -> Self:
         return self
@@ -34,6 +47,8 @@ class Client:
         except (httpx.TransportError, json.JSONDecodeError):
             return False, "not answering yet"
         return bool(answer.get("ready")), str(answer.get("reason") or answer.get("state"))
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
 
     async def push(self, message_id: str, data: dict[str, Any], **message: Any) -> int:
         """Deliver a message as a push subscription would; the status that came back."""
@@ -56,6 +71,48 @@ class Client:
 
     async def cancel(self, user_id: str, session_id: str) -> httpx.Response:
         return await self._http.delete(_path(user_id, session_id))
+
+    # -- jobs --------------------------------------------------------------------------------------------------------
+
+    async def submit_job(
+        self, operation: str, *, key: str | None = None, as_form: bool = False, **fields: Any
+    ) -> httpx.Response:
+        """Ask for a job, with files as bytes under `init_image` and `mask_image`; under the same idempotency `key` it
+        may be asked for again. `as_form` sends multipart/form-data instead of JSON with base64."""
+        headers = {} if key is None else {"Idempotency-Key": key}
+        files = {name: value for name, value in fields.items() if isinstance(value, bytes)}
+        texts = {name: value for name, value in fields.items() if name not in files} | {"operation": operation}
+        if as_form:
+            parts = {name: (name, data) for name, data in files.items()}
+            # With no file in it, httpx would send another kind of form.
+            whole = {name: (None, str(value)) for name, value in texts.items()} | parts
+            return await self._http.post("/v1/jobs", files=whole, headers=headers, timeout=TRANSFER_S)
+        body = texts | {name: base64.b64encode(data).decode() for name, data in files.items()}
+        return await self._http.post("/v1/jobs", json=body, headers=headers, timeout=TRANSFER_S)
+
+    async def get_job(self, job_id: str) -> httpx.Response:
+        return await self._http.get(f"/v1/jobs/{job_id}")
+
+    async def list_jobs(self, **query: str | int) -> httpx.Response:
+        """Own jobs, newest first; `limit`, `status`, and `cursor`, the `next_cursor` of the page before."""
+        return await self._http.get("/v1/jobs", params=query)
+
+    async def cancel_job(self, job_id: str) -> httpx.Response:
+        return await self._http.delete(f"/v1/jobs/{job_id}")
+
+    async def fetch_result(self, job_id: str, *, accept: str = "image/*") -> httpx.Response:
+        """The image; as JSON with base64 for `application/json`."""
+        return await self._http.get(f"/v1/jobs/{job_id}/result", headers={"Accept": accept}, timeout=TRANSFER_S)
+
+    def follow(
+        self, job_id: str, last_event_id: int | None = None, *, reconnect: bool = True
+    ) -> AsyncGenerator[JobEvent]:
+        """The job's events newer than the last one, up to its end; none when that was the last one.
+
+        Comes again after an outage, and when the stream ends before the job does. With `reconnect` off it ends with the
+        stream, and raises httpx.TransportError. Raises httpx.HTTPStatusError for a refusal, such as an unknown job.
+        """
+        return follow(self._http, job_id, last_event_id, reconnect=reconnect)
 
 
 def _path(user_id: str, session_id: str) -> str:

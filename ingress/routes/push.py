@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
 from ingress import push
 from ingress.auth import VerifiedPush, verify_push
-from ingress.problems import find_status
+from ingress.problems import describe_problem, find_status
+from ingress.schemas import PushMessage
 from ingress.services import Provided, Services
 from serve_app import metrics
 from serve_app.errors import InvalidMessage, InvalidRequest, PawfectError
@@ -22,7 +24,24 @@ MAX_BODY_BYTES = 16 * 2**20
 """Pub/Sub's largest message, 10 MB, as base64 with its envelope."""
 
 
-@router.post(PATH, status_code=push.ACKNOWLEDGED, response_class=Response)
+ANSWERS: dict[int | str, dict[str, Any]] = {
+    204: {"description": "Acknowledged: the job has ended, or the message was of no use and is a dead letter"},
+    400: describe_problem("Not a push envelope"),
+    401: describe_problem("No valid token of the push subscription's account"),
+    403: describe_problem("The token is of another account"),
+    413: describe_problem("The body is too long"),
+    503: describe_problem("Not finished yet: deliver it again"),
+}
+ENVELOPE = {
+    "title": "PushEnvelope",
+    "type": "object",
+    "properties": {"message": PushMessage.model_json_schema(), "subscription": {"type": "string"}},
+    "required": ["message"],
+}
+BODY = {"requestBody": {"content": {"application/json": {"schema": ENVELOPE}}}}
+
+
+@router.post(PATH, status_code=push.ACKNOWLEDGED, response_class=Response, responses=ANSWERS, openapi_extra=BODY)
 async def receive_push(request: Request, services: Provided) -> Response:
     """Edit the session named in a Pub/Sub push. 204 acknowledges: the job has ended, whether well or not, or the
     message was of no use and lies in the dead letters. 400: not a push. 401, 403: not from the subscription, and

@@ -13,24 +13,16 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 
-from ingress import auth
-from ingress.auth import VerifiedCaller
-from ingress.problems import problem
+from ingress.callers import REFUSALS, Caller, Limited
+from ingress.problems import describe_problem, problem
 from ingress.schemas import PRIORITIES, EditOptions, SessionView, show_session
 from ingress.services import Provided
-from serve_app.errors import Conflict, InvalidRequest, NotFound
+from serve_app.errors import Conflict, Forbidden, InvalidRequest, NotFound
 from serve_app.jobs.model import ID_PATTERN, Job, Session, Status
 from serve_app.jobs.service import EditOrder
 
 log = logging.getLogger(__name__)
 router = APIRouter(prefix="/v1/users/{userId}/sessions/{sessionId}", tags=["sessions"])
-
-
-async def verify_caller(request: Request, services: Provided) -> VerifiedCaller:
-    return await auth.verify_caller(request, services.trust)
-
-
-Caller = Annotated[VerifiedCaller, Depends(verify_caller)]
 
 
 async def read_options(_caller: Caller, request: Request) -> EditOptions:
@@ -47,22 +39,24 @@ async def read_options(_caller: Caller, request: Request) -> EditOptions:
 
 
 def name_session(
+    caller: Caller,
     user_id: Annotated[str, Path(alias="userId", pattern=ID_PATTERN)],
     session_id: Annotated[str, Path(alias="sessionId", pattern=ID_PATTERN)],
 ) -> Session:
+    """Raises Forbidden for a user whose sessions are none of the caller's business."""
+    if not caller.allowance.covers(user_id):
+        raise Forbidden(f"{caller.id} may not touch the sessions of user {user_id}.")
     return Session(user_id, session_id)
 
 
 Named = Annotated[Session, Depends(name_session)]
 OPTIONS_BODY = {"requestBody": {"content": {"application/json": {"schema": EditOptions.model_json_schema()}}}}
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    401: {"description": "No valid Google identity token came as the bearer token"},
-    403: {"description": "The token's account is not an allowed caller"},
-}
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     **REFUSALS,
-    404: {"description": "No such session"},
-    422: {"description": "The edit failed, or the request is not acceptable; `detail` says why"},
+    404: describe_problem("No such session"),
+    409: describe_problem("The edit was cancelled, or had ended already"),
+    422: describe_problem("The edit failed, or the request is not acceptable; `detail` says why"),
+    503: describe_problem("The job store does not answer; come again"),
 }
 
 
@@ -73,12 +67,12 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     openapi_extra=OPTIONS_BODY,
 )
 async def edit_session(
-    caller: Caller, session: Named, services: Provided, options: Annotated[EditOptions, Depends(read_options)]
+    caller: Limited, session: Named, services: Provided, options: Annotated[EditOptions, Depends(read_options)]
 ) -> SessionView | Response:
     """Edit the session's photo and wait. 200: the session, completed. 202: still running, ask again with GET."""
     await services.jobs.find_session(session)
     job = await services.jobs.submit(_make_order(session, options))
-    log.info("an edit is asked for", extra={"caller": caller.email, "job": job.id})
+    log.info("an edit is asked for", extra={"caller": caller.id, "job": job.id})
     services.nudge()
     ended = await services.jobs.wait(job.id, services.settings.jobs.push_wait_s)
     if ended is not None and ended.status is not Status.COMPLETED:
@@ -88,23 +82,21 @@ async def edit_session(
     return view if ended is not None else JSONResponse(view.model_dump(), 202)
 
 
-@router.get("/edit", response_model=SessionView, responses={404: PROBLEMS[404], **REFUSALS})
+@router.get("/edit", response_model=SessionView, responses=PROBLEMS)
 async def show_edit(_caller: Caller, session: Named, services: Provided) -> SessionView:
     """The session's state and its job, with live progress."""
     document, job = await services.jobs.find_session(session)
     return show_session(session, document, job)
 
 
-@router.delete(
-    "/edit", response_model=SessionView, responses={202: {"model": SessionView}, 404: PROBLEMS[404], **REFUSALS}
-)
+@router.delete("/edit", response_model=SessionView, responses={202: {"model": SessionView}, **PROBLEMS})
 async def cancel_edit(caller: Caller, session: Named, services: Provided, response: Response) -> SessionView:
     """Cancel. 200: cancelled. 202: it is running and stops within a step. 409: it had ended already."""
     document, job = await services.jobs.find_session(session)
     if job is None:
         raise NotFound(f"Session {session.session_id} has no edit to cancel.")
     job = await services.jobs.cancel(job.id)
-    log.info("a cancellation is asked for", extra={"caller": caller.email, "job": job.id})
+    log.info("a cancellation is asked for", extra={"caller": caller.id, "job": job.id})
     document, _ = await services.jobs.find_session(session)
     response.status_code = 200 if job.status.is_final else 202
     return show_session(session, document, job)

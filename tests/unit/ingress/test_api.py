@@ -6,75 +6,22 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from ingress.api import create_app
-from ingress.auth import LocalTrust
-from ingress.services import Services
-from serve_app.clock import SystemClock
 from serve_app.engines.loading import LoadState, Phase
-from serve_app.engines.readiness import Readiness, judge
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.model import Session, Status
-from tests.engines import FakeEngine
+from tests.api import expect_problem, open_api
 from tests.photos import make_mask
-from tests.workbench import SESSION, Workbench, open_workbench
+from tests.workbench import SESSION
 
 EDIT = "/v1/users/user/sessions/session/edit"
 
 
-@dataclass
-class Api:
-    http: httpx.AsyncClient
-    bench: Workbench
-    engine: FakeEngine
-    states: dict[str, LoadState | None]
-
-    async def push(self, data: Any, message_id: str = "m1") -> httpx.Response:
-        text = data if isinstance(data, str) else base64.b64encode(json.dumps(data).encode()).decode()
-        return await self.http.post("/inpaint", json={"message": {"messageId": message_id, "data": text}})
-
-
-@asynccontextmanager
-async def open_api(root: Path, *, start: bool = True, **jobs: Any) -> AsyncIterator[Api]:
-    engine, states = FakeEngine(), {"draft": LoadState(Phase.READY, None, 1.0)}
-    async with open_workbench(root, {"draft": engine}, start=start, **jobs) as bench:
-
-        async def assess() -> Readiness:
-            return judge("draft", states)
-
-        services = Services(
-            bench.settings,
-            bench.service,
-            bench.stores.dead_letters,
-            assess,
-            bench.runner.nudge,
-            bench.sink,
-            SystemClock(),
-            LocalTrust(),
-        )
-        transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
-            yield Api(http, bench, engine, states)
-
-
 MESSAGE = {"userId": "user", "sessionId": "session"}
-
-
-def expect_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/problem+json"
-    body: dict[str, Any] = response.json()
-    assert (body["type"], body["status"]) == (f"urn:pawfect:problem:{code}", status)
-    assert body["title"]
-    assert body["detail"].endswith(".")
-    return body
 
 
 async def test_a_push_is_acknowledged_when_the_edit_is_done(tmp_path: Path) -> None:

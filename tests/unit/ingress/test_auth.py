@@ -28,15 +28,16 @@ from ingress.auth import (
     UnsignedPushes,
     VerifiedCaller,
     VerifiedSender,
-    check_trust,
     choose_trust,
 )
 from ingress.keys import UNKNOWN_PAUSE_S, KeySet
 from ingress.services import Services
 from ingress.tokens import MAX_LIFETIME_S, MAX_TOKEN_BYTES
+from ingress.trust import check_trust
 from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness
 from serve_app.errors import CallerError, ConfigurationError, Forbidden, KeysUnavailable, Unauthenticated
+from serve_app.jobs.submission import Submitter
 from serve_app.settings import GoogleSettings, Settings
 from tests.engines import FakeEngine
 from tests.tokens import (
@@ -155,6 +156,8 @@ async def open_guarded(root: Path, trust: Trust, *, start: bool = False) -> Asyn
         services = Services(
             settings=bench.settings,
             jobs=Recorder(bench.service, calls),
+            submitter=Recorder(Submitter(bench.stores.jobs, bench.stores.photos, bench.settings, SystemClock()), calls),
+            photos=bench.stores.photos,
             dead_letters=Recorder(bench.stores.dead_letters, calls),
             readiness=assess,
             nudge=nudge,
@@ -373,7 +376,7 @@ async def test_a_good_push_and_a_good_call_are_done(tmp_path: Path, key_server: 
 async def test_good_tokens(key_server: KeyServer, changes: dict[str, Any]) -> None:
     trust = trust_google(key_server)
     assert await trust.verify_sender(connect(bear(PUSHER.token(**changes)))) == VerifiedSender(PUSH_ACCOUNT)
-    assert await trust.verify_caller(connect(bear(BACKEND.token(**changes)))) == VerifiedCaller(CALLER)
+    assert (await trust.verify_caller(connect(bear(BACKEND.token(**changes))))).id == CALLER
 
 
 async def test_the_scheme_is_read_in_any_case_and_unknown_headers_mean_nothing(key_server: KeyServer) -> None:

@@ -22,8 +22,8 @@ from serve_app.jobs.pubsub import PubsubDeadLetters
 from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
 from serve_app.settings import GoogleSettings, Settings
+from tests.api import Api, open_api
 from tests.photos import make_mask
-from tests.unit.ingress.test_api import Api, open_api
 from tests.workbench import SESSION
 
 SETTINGS = GoogleSettings()

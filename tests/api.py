@@ -1,0 +1,87 @@
+"""The HTTP application around the real stores and runner, without Ray; the engines are scripted."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from starlette.requests import HTTPConnection
+
+from ingress.api import create_app
+from ingress.auth import LocalTrust, Trust, VerifiedCaller, VerifiedSender
+from ingress.services import Services
+from serve_app.clock import SystemClock
+from serve_app.engines.loading import LoadState, Phase
+from serve_app.engines.readiness import Readiness, judge
+from serve_app.jobs.submission import Submitter
+from tests.engines import FakeEngine
+from tests.workbench import Workbench, open_workbench
+
+
+@dataclass
+class Api:
+    http: httpx.AsyncClient
+    bench: Workbench
+    engine: FakeEngine
+    states: dict[str, LoadState | None]
+
+    async def push(self, data: Any, message_id: str = "m1") -> httpx.Response:
+        text = data if isinstance(data, str) else base64.b64encode(json.dumps(data).encode()).decode()
+        return await self.http.post("/inpaint", json={"message": {"messageId": message_id, "data": text}})
+
+
+class NamedCallers:
+    """Takes everybody at his word: the header `caller` says who calls, and without it nobody does."""
+
+    async def verify_sender(self, connection: HTTPConnection) -> VerifiedSender:
+        return VerifiedSender("local")
+
+    async def verify_caller(self, connection: HTTPConnection) -> VerifiedCaller:
+        if name := connection.headers.get("caller"):
+            return VerifiedCaller(name)
+        return await LocalTrust().verify_caller(connection)
+
+
+@asynccontextmanager
+async def open_api(
+    root: Path, *, start: bool = True, trust: Trust | None = None, ingress: Mapping[str, Any] | None = None, **jobs: Any
+) -> AsyncIterator[Api]:
+    """`ingress` are settings of the HTTP side alone, `jobs` those of the section."""
+    engine, states = FakeEngine(), {"draft": LoadState(Phase.READY, None, 1.0)}
+    async with open_workbench(root, {"draft": engine, "flux-base": engine}, start=start, **jobs) as bench:
+
+        async def assess() -> Readiness:
+            return judge("draft", states)
+
+        settings, clock = bench.settings.model_copy(update=dict(ingress or {})), SystemClock()
+        services = Services(
+            settings=settings,
+            jobs=bench.service,
+            submitter=Submitter(bench.stores.jobs, bench.stores.photos, settings, clock),
+            photos=bench.stores.photos,
+            dead_letters=bench.stores.dead_letters,
+            readiness=assess,
+            nudge=bench.runner.nudge,
+            sink=bench.sink,
+            clock=clock,
+            trust=trust or LocalTrust(),
+        )
+        transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
+            yield Api(http, bench, engine, states)
+
+
+def expect_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    assert response.status_code == status, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert (body["type"], body["status"]) == (f"urn:pawfect:problem:{code}", status)
+    assert body["title"]
+    assert body["detail"].endswith(".")
+    return body
