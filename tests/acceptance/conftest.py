@@ -1,4 +1,5 @@
-"""The real service, started once: Ray Serve, the HTTP proxy, the draft engine with its weights, stores on disk."""
+"""The real service, started once: Ray Serve, the HTTP proxy, the draft engine with its weights, stores on disk. And
+once more with FLUX and two ingress replicas, for the tests of jobs over HTTP."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from serve_app.errors import WeightsUnavailable
 from serve_app.jobs.model import Session
 from serve_app.settings import Settings
 from serve_app.weights import locate
+from tests.acceptance.jobs_service import JobsService, open_jobs_service
 
 ENVIRONMENT = {"PAWFECT_JOBS__PROGRESS_INTERVAL_S": "0.1"}
 
@@ -60,3 +62,15 @@ def session(request: pytest.FixtureRequest) -> Session:
     """A session of the test's own."""
     name = "".join(letter if letter.isalnum() else "-" for letter in request.node.name)
     return Session("acceptance", name[-100:])
+
+
+@pytest.fixture(scope="session")
+def jobs_service(tmp_path_factory: pytest.TempPathFactory, weights: None) -> Iterator[JobsService]:
+    with open_jobs_service(tmp_path_factory.mktemp("jobs")) as service:
+        yield service
+
+
+@pytest.fixture
+async def caller(jobs_service: JobsService) -> AsyncIterator[Client]:
+    async with Client(jobs_service.process.url) as client:
+        yield client
