@@ -7,7 +7,7 @@ PORT   ?=
 DATA   ?=
 
 .PHONY: install install-dev weights demo serve seed-session emulators replay test check format bench bench-engine \
-  soak-engine chaos-local chaos-gcp docs clean
+  soak-engine bench-api fuzz chaos-local chaos-gcp docs clean
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
@@ -75,6 +75,14 @@ bench-engine: install-dev
 # make soak-engine [REQUESTS=2000]
 soak-engine: install-dev
 	@$(BIN)/python -m bench.soak $(if $(REQUESTS),--requests $(REQUESTS))
+
+# What HTTP and Ray Serve add to an edit, in the modes of Serve; HAProxy only where haproxy is installed.
+bench-api: weights install-dev
+	@$(BIN)/python -m bench.api
+
+# Random requests against the real service, judged by its own OpenAPI document.
+fuzz: weights install-dev
+	FUZZ_CASES=$(or $(CASES),100) $(BIN)/pytest -q -s tests/acceptance/test_openapi.py
 
 # make chaos-local [KILLS=50]
 chaos-local: weights install-dev
