@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import shutil
 import statistics
 import tempfile
@@ -25,6 +24,7 @@ import httpx
 import numpy as np
 
 from bench.photos import clip_mask, detailed_photo
+from bench.report import print_figures
 from pawfect.client import Client
 from pawfect.service_process import ServiceProcess
 from serve_app.editing import edit
@@ -171,9 +171,7 @@ def main() -> None:
     parser.add_argument("--modes", nargs="+", choices=MODES, default=list(MODES))
     names = [name for name in parser.parse_args().modes if name != "haproxy" or shutil.which("haproxy")]
     result = asyncio.run(measure({name: MODES[name] for name in names}))
-    for name, value in result.items():
-        print(f"{name:<34}{value:10.2f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ given after `cancel` had returned.
 
 from __future__ import annotations
 
-import json
 import random
 import statistics
 import threading
@@ -15,6 +14,7 @@ import time
 from collections.abc import Sequence
 
 from bench.dispatch import Tiny, make_crop, make_request, open_tiny
+from bench.report import print_figures
 from serve_app.engines.protocol import Cancelled, Done, Event, Failed, Image, Step
 from serve_app.errors import OutputInvalid
 from serve_app.flux.admission import SampleSpec
@@ -114,9 +114,7 @@ def _cancel_one(tiny: Tiny, number: int) -> int:
 def main() -> None:
     with open_tiny() as tiny:
         result = measure(tiny)
-    for name, value in result.items():
-        print(f"{name:<28}{value:10.2f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

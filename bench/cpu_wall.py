@@ -8,7 +8,6 @@ time over ours for that mask. The tiny model's VAE costs more beside its transfo
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,13 +19,19 @@ from diffusers import FluxFillPipeline
 from PIL import Image
 
 from bench.dispatch import PROMPT, Queue, Tiny, make_request, open_tiny
-from bench.equal_detail import EQUAL, REPLACED_HEIGHT, REPLACED_WIDTH, TEXT_TOKENS, make_clips, make_leashes
-from serve_app.editing import mask as masks
-from serve_app.editing.region import Region, plan
+from bench.equal_detail import (
+    EQUAL,
+    REPLACED_HEIGHT,
+    REPLACED_WIDTH,
+    TEXT_TOKENS,
+    make_clips,
+    make_leashes,
+    plan_regions,
+)
+from bench.report import print_figures
+from serve_app.editing.region import Region
 from serve_app.engines.protocol import Crop, Done
 from serve_app.flux.stepping import Limits
-from serve_app.photos.codec import decode_mask
-from serve_app.settings import Settings
 
 LIMITS = Limits()
 REPLACED_EVERY = 4
@@ -35,8 +40,8 @@ REPLACED_EVERY = 4
 
 def measure(tiny: Tiny) -> dict[str, float]:
     """The ratio, and medians in milliseconds (`…_ms`)."""
-    leashes = [_plan(file) for file in make_leashes()]
-    clips = [_plan(file) for file in make_clips()]
+    leashes = [plan_regions(file, EQUAL) for file in make_leashes()]
+    clips = [plan_regions(file, EQUAL) for file in make_clips()]
     replaced, ours = [], []
     replace = _prepare_replaced(tiny)
     with tiny.engine(LIMITS) as engine:
@@ -56,13 +61,6 @@ def measure(tiny: Tiny) -> dict[str, float]:
         "cpu_wall_replaced_ms": base * 1000,
         "cpu_wall_ours_ms": statistics.median(ours) * 1000,
     }
-
-
-def _plan(file: bytes) -> list[Region]:
-    settings = Settings(_env_file=None)
-    mask = masks.binarize(decode_mask(file, settings.photos))
-    radius = masks.dilation_radius(mask.shape[1], mask.shape[0], settings.editing.mask_dilation)
-    return plan(mask, EQUAL, settings.editing.context_px, radius)
 
 
 def _edit(queue: Queue, name: str, regions: list[Region]) -> None:
@@ -109,9 +107,7 @@ def _time(work: Callable[[], Any]) -> float:
 def main() -> None:
     with open_tiny() as tiny:
         result = measure(tiny)
-    for name, value in result.items():
-        print(f"{name:<28}{value:10.2f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

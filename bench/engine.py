@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 from bench import batching, cpu_wall, equal_detail, traffic, traffic_simulation
 from bench.dispatch import open_tiny
+from bench.report import print_figures
 
 AT_LEAST = {"equal_detail_ratio": 2.3, "cpu_wall_ratio": 2.0}
 AT_MOST = {
@@ -24,11 +23,7 @@ def main() -> None:
     with open_tiny(traffic.DEPTH) as tiny:
         result |= traffic.measure(tiny)
     result |= traffic_simulation.measure()
-    for name, value in result.items():
-        bound = f"  (at least {AT_LEAST[name]:g})" if name in AT_LEAST else ""
-        bound = f"  (at most {AT_MOST[name]:g})" if name in AT_MOST else bound
-        print(f"{name:<42}{value:10.2f}{bound}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result, at_least=AT_LEAST, at_most=AT_MOST)
 
 
 if __name__ == "__main__":

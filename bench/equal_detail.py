@@ -15,7 +15,6 @@ and the cheapest leash. `equal_detail_leash` and `equal_detail_clip` are the med
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ import numpy as np
 
 from bench.flops import transformer_tflop, vae_decode_tflop, vae_encode_tflop
 from bench.photos import clip_mask, leash_mask
+from bench.report import print_figures
 from serve_app.editing import mask as masks
 from serve_app.editing.region import Region, plan
 from serve_app.photos.codec import decode_mask
@@ -83,14 +83,19 @@ def replaced_tflop() -> float:
 
 def count_works(files: Iterable[bytes], qualities: Mapping[str, Quality]) -> dict[str, list[Work]]:
     """Per quality one `Work` for each mask file, in their order, planned as the editor does with default settings."""
-    settings = Settings(_env_file=None)
     works: dict[str, list[Work]] = {name: [] for name in qualities}
     for file in files:
-        mask = masks.binarize(decode_mask(file, settings.photos))
-        radius = masks.dilation_radius(mask.shape[1], mask.shape[0], settings.editing.mask_dilation)
         for name, quality in qualities.items():
-            works[name].append(_work(plan(mask, quality, settings.editing.context_px, radius), quality.steps))
+            works[name].append(_work(plan_regions(file, quality), quality.steps))
     return works
+
+
+def plan_regions(file: bytes, quality: Quality) -> list[Region]:
+    """The regions of a mask file at a quality, as the editor plans them with default settings."""
+    settings = Settings(_env_file=None)
+    mask = masks.binarize(decode_mask(file, settings.photos))
+    radius = masks.dilation_radius(mask.shape[1], mask.shape[0], settings.editing.mask_dilation)
+    return plan(mask, quality, settings.editing.context_px, radius)
 
 
 def _row(name: str, works: list[Work], replaced: float) -> dict[str, float]:
@@ -129,9 +134,7 @@ def _spread(name: str, values: list[float]) -> dict[str, float]:
 
 def main() -> None:
     result = measure()
-    for name, value in result.items():
-        print(f"{name:<28}{value:10.2f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ tiny model and a CPU, to show that the benchmark works; its numbers mean nothing
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from bench import flops, tiny_flux
 from bench.dispatch import make_crop, make_request
+from bench.report import print_figures
 from serve_app.flux.admission import make_samples
 from serve_app.flux.loading import Parts
 from serve_app.flux.model import FluxModel, Latents
@@ -128,9 +128,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.flux_gpu")
     parser.add_argument("--tiny", action="store_true", help="the tiny model on a CPU: shows that the benchmark works")
     result = measure(tiny=parser.parse_args().tiny)
-    for name, value in result.items():
-        print(f"{name:<28}{value:12.5f}")
-    print(json.dumps({name: round(value, 6) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ set over the second half.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import threading
 import time
@@ -23,6 +22,7 @@ import psutil
 
 from bench.batching import CountingModel
 from bench.dispatch import Queue, Ticket, Tiny, make_crop, make_request, open_tiny
+from bench.report import print_figures
 from serve_app.engines.protocol import Cancelled, Done, Failed, FillRequest
 from serve_app.errors import EngineFailed, OutputInvalid
 from serve_app.flux.model import FluxModel, Latents
@@ -141,9 +141,7 @@ def main() -> None:
     options = parser.parse_args()
     with open_tiny() as tiny:
         result = measure(tiny, options.requests)
-    for name, value in result.items():
-        print(f"{name:<28}{value:10.2f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ with crops of 512 × 512 and more on a GPU, where sharing gains nothing.
 
 from __future__ import annotations
 
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.dispatch import Queue, Ticket, Tiny, make_crop, make_request, open_tiny
+from bench.report import print_figures
 from serve_app.engines.protocol import Done
 from serve_app.flux.stepping import Limits
 
@@ -107,9 +107,7 @@ def _p95(times: Sequence[float]) -> float:
 def main() -> None:
     with open_tiny(DEPTH) as tiny:
         result = measure(tiny)
-    for name, value in result.items():
-        print(f"{name:<32}{value:10.3f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

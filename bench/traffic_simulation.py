@@ -11,7 +11,6 @@ add.
 
 from __future__ import annotations
 
-import json
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.flops import transformer_tflop, vae_decode_tflop, vae_encode_tflop
+from bench.report import print_figures
 from serve_app.engines.protocol import Task
 from serve_app.flux.admission import SampleSpec
 from serve_app.flux.stepping import Limits, Stepper, Work
@@ -97,9 +97,7 @@ def _has_room(inside: dict[int, int], priority: int) -> bool:
 
 def main() -> None:
     result = measure()
-    for name, value in result.items():
-        print(f"{name:<44}{value:10.3f}")
-    print(json.dumps({name: round(value, 4) for name, value in result.items()}))
+    print_figures(result)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import Request
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from ingress.image_schemas import FILE_NAMES, EditRequest, GenerationRequest
-from ingress.uploads import BODY_TIMEOUT_S, SLACK_BYTES, read_form
+from ingress.job_bodies import describe_fields
+from ingress.uploads import SLACK_BYTES, explain, in_time, read_form
 from serve_app.errors import InvalidRequest
 from serve_app.settings import PhotoSettings
 
@@ -34,24 +32,19 @@ async def read_edit(request: Request, photos: PhotoSettings) -> tuple[EditReques
     try:
         wish = EditRequest.model_validate(form.texts)
     except ValidationError as error:
-        raise _explain(error, EditRequest) from None
+        raise explain(error, EditRequest) from None
     return wish, images[0], form.files.get("mask")
 
 
 async def read_generation(request: Request) -> GenerationRequest:
     """Raises InvalidRequest, RequestValidationError, and HTTPException for a slow body or another type."""
     _require_type(request, "application/json")
-    try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            body = await request.body()
-    except TimeoutError:
-        raise HTTPException(HTTPStatus.REQUEST_TIMEOUT, f"The body did not come within {BODY_TIMEOUT_S:g} s.") from None
-    except ClientDisconnect:
-        raise InvalidRequest("The connection ended before the body did.") from None
+    async with in_time():
+        body = await request.body()
     try:
         return GenerationRequest.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise _explain(error, GenerationRequest) from None
+        raise explain(error, GenerationRequest) from None
 
 
 def _require_type(request: Request, accepted: str) -> None:
@@ -64,28 +57,15 @@ def _require_type(request: Request, accepted: str) -> None:
         )
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> RequestValidationError:
-    accepted = f"Unknown field; accepted are {', '.join(model.model_fields)}"
-    details = error.errors(include_url=False, include_input=False)
-    return RequestValidationError(
-        [{**detail, "msg": accepted} if detail["type"] == "extra_forbidden" else dict(detail) for detail in details]
-    )
-
-
 def _describe_edit() -> dict[str, Any]:
-    """A form has no null: what is left out, or empty, is as configured."""
     schema = EditRequest.model_json_schema()
-    fields: dict[str, Any] = {}
-    for name, field in schema["properties"].items():
-        plain = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
-        fields[name] = {**plain, **field.get("anyOf", [{}])[0]}
     mask = "transparent, or where nothing is: white, marks what to repaint; of the image's proportions"
     files = {
         "image": {"type": "string", "format": "binary"},
         "mask": {"type": "string", "format": "binary", "description": mask},
     }
     required = [*schema["required"], "image"]
-    return {**schema, "title": "EditForm", "required": required, "properties": {**fields, **files}}
+    return {**schema, "title": "EditForm", "required": required, "properties": {**describe_fields(schema), **files}}
 
 
 EDIT_BODY: dict[str, Any] = {

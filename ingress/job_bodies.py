@@ -40,15 +40,19 @@ TRANSFORM = {
 }
 
 
-def _describe_form() -> dict[str, Any]:
-    """A form has no null: what is left out, or empty, is as configured."""
-    schema = JobRequest.model_json_schema()
+def describe_fields(schema: dict[str, Any]) -> dict[str, Any]:
+    """A model's fields as those of a form, which has no null: what is left out, or empty, is as configured."""
     fields: dict[str, Any] = {}
     for name, field in schema["properties"].items():
         plain = {key: value for key, value in field.items() if key not in ("anyOf", "default")}
         fields[name] = {**plain, **field.get("anyOf", [{}])[0]}
+    return fields
+
+
+def _describe_form() -> dict[str, Any]:
+    schema = JobRequest.model_json_schema()
     files = {name: {"type": "string", "format": "binary"} for name in IMAGE_FIELDS}
-    return {**schema, "title": "JobForm", "properties": {**fields, **files}}
+    return {**schema, "title": "JobForm", "properties": {**describe_fields(schema), **files}}
 
 
 REQUEST_BODY: dict[str, Any] = {

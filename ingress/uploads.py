@@ -77,7 +77,7 @@ async def read_form(request: Request, file_names: Collection[str], photos: Photo
     Raises InvalidRequest for what cannot be read, a name that comes twice, a file where text belongs and text where a
     file does; TooLarge. Fields left empty, as forms send them, count as left out.
     """
-    async with _in_time(), aclosing(request.stream()) as stream:
+    async with in_time(), aclosing(request.stream()) as stream:
         parser = _FormParser(
             request.headers, stream, max_files=len(file_names), max_fields=MAX_TEXT_PARTS, max_part_size=MAX_TEXT_BYTES
         )
@@ -107,12 +107,12 @@ class _FormParser(MultiPartParser):
 
 
 async def _read_json_job(request: Request, photos: PhotoSettings) -> Upload:
-    async with _in_time():
+    async with in_time():
         body = await request.body()
     try:
         wish = JobRequestJson.model_validate_json(body, strict=True)
     except ValidationError as error:
-        raise _explain(error, JobRequestJson) from None
+        raise explain(error, JobRequestJson) from None
     texts = {name: text for name in IMAGE_FIELDS if (text := getattr(wish, name)) is not None}
     images = await asyncio.gather(*(decode_image(text, name, photos) for name, text in texts.items()))
     return Upload(wish, dict(zip(texts, images, strict=True)))
@@ -123,7 +123,7 @@ async def _read_form_job(request: Request, photos: PhotoSettings) -> Upload:
     try:
         return Upload(JobRequest.model_validate(form.texts), form.files)
     except ValidationError as error:
-        raise _explain(error, JobRequest) from None
+        raise explain(error, JobRequest) from None
 
 
 async def _sort_parts(form: FormData, file_names: Collection[str], photos: PhotoSettings) -> Form:
@@ -147,7 +147,9 @@ async def _sort_parts(form: FormData, file_names: Collection[str], photos: Photo
 
 
 @asynccontextmanager
-async def _in_time() -> AsyncIterator[None]:
+async def in_time() -> AsyncIterator[None]:
+    """Around the reading of a body. Raises HTTPException 408 for one that comes too slowly, InvalidRequest for one that
+    breaks off."""
     try:
         async with asyncio.timeout(BODY_TIMEOUT_S):
             yield
@@ -157,7 +159,8 @@ async def _in_time() -> AsyncIterator[None]:
         raise InvalidRequest("The connection ended before the body did.") from None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> RequestValidationError:
+def explain(error: ValidationError, model: type[BaseModel]) -> RequestValidationError:
+    """The same as FastAPI's own, without what was sent, which may be a photo, and with the fields that are known."""
     accepted = f"Unknown field; accepted are {', '.join(model.model_fields)}"
     details = error.errors(include_url=False, include_input=False)  # the input may be a photo
     return RequestValidationError(

@@ -1,0 +1,23 @@
+"""How a benchmark says what it found: a table, and one JSON line last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+
+NONE: Mapping[str, float] = MappingProxyType({})
+
+
+def print_figures(
+    figures: Mapping[str, float],
+    *,
+    at_least: Mapping[str, float] | None = None,
+    at_most: Mapping[str, float] | None = None,
+) -> None:
+    """`at_least` and `at_most` are the bounds of some of them, shown beside."""
+    for name, value in figures.items():
+        bound = f"  (at least {at_least[name]:g})" if at_least and name in at_least else ""
+        bound = f"  (at most {at_most[name]:g})" if at_most and name in at_most else bound
+        print(f"{name:<42}{value:12.4f}{bound}")
+    print(json.dumps({name: round(value, 6) for name, value in figures.items()}))
