@@ -31,7 +31,8 @@ from serve_app.editing import edit
 from serve_app.engines.draft import DraftEngine, load_migan
 from serve_app.engines.protocol import Done, FillRequest
 from serve_app.engines.streaming import stream
-from serve_app.settings import DEFAULT_QUALITIES, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import DEFAULT_QUALITIES
 from serve_app.weights import locate
 
 MODES: dict[str, dict[str, str]] = {

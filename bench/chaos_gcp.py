@@ -39,7 +39,8 @@ from pawfect.sessions import GoogleBackend
 from serve_app.errors import StoreUnavailable
 from serve_app.google_clients import make_clients
 from serve_app.jobs.model import Session
-from serve_app.settings import GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 
 PROJECT = "chaos"
 FREEZE_S = 8.0

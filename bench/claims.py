@@ -29,7 +29,7 @@ from serve_app.jobs.firestore import FirestoreJobStore
 from serve_app.jobs.model import Job, Parameters, Session, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Write
-from serve_app.settings import GoogleSettings, JobSettings
+from serve_app.settings_sections import GoogleSettings, JobSettings
 
 WORKERS = (1, 4, 16)
 OUTCOME = transitions.Outcome({}, "none", 0.0, 0.0, 0.0)

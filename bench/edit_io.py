@@ -19,7 +19,8 @@ from PIL import Image
 
 from bench.photos import clip_mask, detailed_photo, leash_mask
 from serve_app.editing.edit import finish, prepare
-from serve_app.settings import DEFAULT_QUALITIES, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import DEFAULT_QUALITIES
 
 WIDTH, HEIGHT = 4000, 3000  # photo pixels
 REPEATS = 7

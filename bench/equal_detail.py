@@ -27,7 +27,8 @@ from bench.report import print_figures
 from serve_app.editing import mask as masks
 from serve_app.editing.region import Region, plan
 from serve_app.photos.codec import decode_mask
-from serve_app.settings import DEFAULT_QUALITIES, Quality, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import DEFAULT_QUALITIES, Quality
 
 WIDTH, HEIGHT = 4000, 3000  # photo pixels
 REPLACED_WIDTH, REPLACED_HEIGHT = 1024, 768  # model pixels

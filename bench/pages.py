@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from serve_app.jobs.firestore_jobs import COMPOSITE_INDEXES, TTL_FIELD
-from serve_app.settings import GoogleSettings, write_env_example, write_qualities, write_table
+from serve_app.settings_pages import write_env_example, write_qualities, write_table
+from serve_app.settings_sections import GoogleSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ from ingress.allowance import Allowance
 from ingress.problems import describe_validation
 from serve_app.clock import Clock
 from serve_app.errors import ConfigurationError, Unauthenticated
-from serve_app.settings import CallerSettings, UserPattern
+from serve_app.settings_sections import CallerSettings, UserPattern
 
 log = logging.getLogger(__name__)
 

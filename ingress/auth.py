@@ -26,7 +26,8 @@ from ingress.tokens import Claims, check_claims, check_shape, open_token, read_b
 from ingress.trust import EMULATOR_VARIABLE, check_trust
 from serve_app.clock import Clock
 from serve_app.errors import Forbidden, Unauthenticated
-from serve_app.settings import CallerSettings, GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import CallerSettings, GoogleSettings
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import asyncio
 import binascii
 
 from serve_app.errors import InvalidRequest, TooLarge
-from serve_app.settings import PhotoSettings
+from serve_app.settings_sections import PhotoSettings
 
 PIECE = 4 * 2**20
 """Characters of base64 decoded at once, a multiple of four. The codec holds the interpreter, threads or not; a piece

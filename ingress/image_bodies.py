@@ -13,7 +13,7 @@ from ingress.image_schemas import FILE_NAMES, EditRequest, GenerationRequest
 from ingress.job_bodies import describe_fields
 from ingress.uploads import SLACK_BYTES, explain, in_time, read_form
 from serve_app.errors import InvalidRequest
-from serve_app.settings import PhotoSettings
+from serve_app.settings_sections import PhotoSettings
 
 
 def limit_edit(photos: PhotoSettings) -> int:

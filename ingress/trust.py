@@ -8,7 +8,8 @@ from urllib.parse import urlsplit
 from ingress.api_keys import read_rows
 from ingress.loopback import is_loopback
 from serve_app.errors import ConfigurationError
-from serve_app.settings import GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 
 EMULATOR_VARIABLE = "PUBSUB_EMULATOR_HOST"
 """Set where Pub/Sub is its emulator, whose pushes bear no token."""

@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from ingress.base64_images import check_size, decode_image
 from ingress.job_schemas import IMAGE_FIELDS, JobRequest, JobRequestJson
 from serve_app.errors import InvalidRequest
-from serve_app.settings import PhotoSettings
+from serve_app.settings_sections import PhotoSettings
 
 BODY_TIMEOUT_S = 60.0
 """A whole body at most: the largest one at 18 Mbit/s. Whoever drips bytes holds memory for no longer."""

@@ -25,7 +25,7 @@ from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.pubsub import FORWARDED, FORWARDED_ATTEMPTS, FORWARDING_PREFIX, OWN_ATTRIBUTES
 from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 
 MAX_LETTERS = 1000
 """Looked at in one go; the rest shows once these are replayed."""

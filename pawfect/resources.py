@@ -9,7 +9,7 @@ from typing import Any
 from google.api_core.exceptions import Conflict
 
 from serve_app.google_clients import GoogleClients
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 
 
 def provision(

@@ -11,237 +11,42 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from serve_app.errors import ConfigurationError
+from serve_app.settings_sections import (
+    DEFAULT_QUALITIES,
+    CallerSettings,
+    EditingSettings,
+    EngineSettings,
+    FluxSettings,
+    GoogleSettings,
+    HeadshotSettings,
+    JobSettings,
+    LinkSettings,
+    PhotoSettings,
+    Quality,
+    Section,
+)
 
 PREFIX = "PAWFECT_"
 DEFAULT_PROMPT = "seamless natural background matching surrounding area, photorealistic, no leash, no rope, no cord"
 
 
-def _check_user_pattern(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_*-]{1,128}", text):
-        raise ValueError("must be 1 to 128 letters, digits, '_', '-' or '*', which stands for any characters")
+def _check_origin(text: str) -> str:
+    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", text):
+        raise ValueError("must be scheme://host[:port] of one site, as a browser sends it; * is not accepted")
     return text
 
 
-UserPattern = Annotated[str, AfterValidator(_check_user_pattern)]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Quality(Section):
-    """One row of the quality table: which engine does the work and how hard it tries."""
-
-    engine: Literal["draft", "flux"]
-    steps: int = Field(ge=1, le=200, description="denoising steps; a one-shot engine ignores it")
-    guidance: float = Field(ge=0, le=100, description="guidance scale; a one-shot engine ignores it")
-    detail: float = Field(gt=0, le=1, description="model pixels per photo pixel, at most")
-    max_megapixels: float = Field(gt=0, le=1, description="size of a crop, in units of 2^20 model pixels, at most")
-
-
-DEFAULT_QUALITIES: dict[str, Quality] = {
-    "draft": Quality(engine="draft", steps=1, guidance=0, detail=1.0, max_megapixels=1.0),
-    "low": Quality(engine="flux", steps=12, guidance=30, detail=0.5, max_megapixels=0.25),
-    "medium": Quality(engine="flux", steps=20, guidance=30, detail=1.0, max_megapixels=0.5625),
-    "high": Quality(engine="flux", steps=28, guidance=30, detail=1.0, max_megapixels=1.0),
-}
-
-
-class EditingSettings(Section):
-    mask_dilation: float = Field(
-        0.003, ge=0, le=0.1, description="how far the mask is grown, as a share of the photo's long edge"
-    )
-    context_px: int = Field(64, ge=16, le=256, description="model pixels of context kept around the mask")
-
-
-class PhotoSettings(Section):
-    max_bytes: int = Field(
-        50 * 2**20, ge=1024, description="largest original or mask, in bytes, checked before reading"
-    )
-    max_pixels: int = Field(
-        64_000_000, ge=1_000_000, description="largest photo, in pixels, checked before decoding (decompression bombs)"
-    )
-    jpeg_quality: int = Field(95, ge=1, le=100, description="JPEG quality of edited.jpg")
-    preview_long_edge: int = Field(512, ge=16, le=4096, description="long edge of preview.jpg, in pixels")
-    preview_quality: int = Field(85, ge=1, le=100, description="JPEG quality of preview.jpg")
-
-
-class JobSettings(Section):
-    lease_s: float = Field(
-        30, gt=0, description="a worker that stays silent for so long loses its job to another, in seconds"
-    )
-    deadline_s: float = Field(3600, gt=0, description="a job not finished so long after it came is failed, in seconds")
-    max_crashes: int = Field(3, ge=1, description="runs that may end in a crash before the job is failed")
-    max_transient: int = Field(5, ge=1, description="runs that may fail transiently before the job is failed")
-    retry_backoff_s: float = Field(
-        2, ge=0, description="pause before a transiently failed job runs again; doubles, in seconds"
-    )
-    claim_poll_s: float = Field(0.5, gt=0, description="how often an idle Editor looks for work, in seconds")
-    slots: int = Field(
-        6, ge=1, le=256, description="jobs one Editor holds at a time; as many as its engines have places"
-    )
-    urgent_slots: int = Field(2, ge=0, description="of those, places that only urgent jobs may take")
-    stage_timeout_s: float = Field(
-        120, gt=0, description="one stage of a run at most, and an engine's silence once it has begun, in seconds"
-    )
-    push_wait_s: float = Field(
-        570, gt=0, le=600, description="a push still waiting is answered 503 then; below the ack deadline of 600 s"
-    )
-    result_ttl_s: float = Field(
-        7 * 86400,
-        gt=0,
-        le=10 * 365 * 86400,
-        description="a job asked for over HTTP is forgotten with its images so long after its deadline, in seconds",
-    )
-    record_ttl_s: float = Field(
-        30 * 86400,
-        ge=7 * 86400,
-        le=10 * 365 * 86400,
-        description="a session's job is forgotten so long after its deadline, its photos stay, in seconds; Pub/Sub may "
-        "send a message again for 7 days, and one that is forgotten would run again",
-    )
-    progress_interval_s: float = Field(1, ge=0, description="progress is written at most this often, in seconds")
-
-    @model_validator(mode="after")
-    def _leave_a_slot_for_everyone(self) -> Self:
-        if self.urgent_slots >= self.slots:
-            raise ValueError(f"urgent_slots ({self.urgent_slots}) must be smaller than slots ({self.slots})")
-        return self
-
-
-class EngineSettings(Section):
-    load_timeout_s: float = Field(
-        600, gt=0, description="a model not loaded by then is failed and its replica replaced, in seconds"
-    )
-    load_backoff_s: float = Field(
-        1, gt=0, description="pause after a transient load error; doubles up to 30, in seconds"
-    )
-    hang_timeout_s: float = Field(
-        120, gt=0, description="an engine busy with one step for so long is replaced, in seconds"
-    )
-    gpu_hour_usd: float = Field(0.71, ge=0, description="price of one GPU hour, for the cost of a job, in US dollars")
-    weights_dir: Path = Field(Path("~/.cache/pawfect/weights"), description="folder the pinned weights are kept in")
-    draft_threads: int = Field(0, ge=0, le=256, description="threads of the draft engine; 0 = one per core")
-
-
-class FluxSettings(Section):
-    """The FLUX engine; see `flux.spec` for the models and `flux.stepping` for what the limits mean."""
-
-    checkpoints: dict[str, str] = Field(
-        {},
-        description="FLUX models to run, as JSON: name to folder of the checkpoint, or to hub for its pinned revision; "
-        "names are flux-fill-dev (sessions, inpainting) and flux-dev (text and image to image)",
-    )
-    mirror: Path | None = Field(
-        None, description="folder with hub repositories as REPO/REVISION, looked into before the hub: a mounted bucket"
-    )
-    hub_dir: Path | None = Field(None, description="folder downloads from the hub are kept in; empty = the hub's own")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="where FLUX runs; auto = cuda where there is one"
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="numbers FLUX computes in; auto = bfloat16 on cuda, float32 on a CPU"
-    )
-    encoder_dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="numbers the text encoders compute in; the published ones are stored in bfloat16"
-    )
-    quantization: str = Field("none", description="how the transformer's weights are kept: none or float8")
-    memory_share: float | None = Field(
-        None, gt=0, le=1, description="share of the GPU's memory this process may take; empty = all of it"
-    )
-    places: int = Field(4, ge=1, le=64, description="requests one replica holds at a time, of any priority")
-    urgent_places: int = Field(2, ge=0, le=64, description="places beyond those, for urgent requests only")
-    batch_rows: int = Field(4, ge=1, le=64, description="images that share one step, at most")
-    batch_megapixels: float = Field(
-        0.25, gt=0, le=16, description="images that share one step, together, at most, in units of 2^20 pixels"
-    )
-    aging_s: float = Field(
-        600, gt=0, description="so long a wait is worth one level of priority in the engine, in seconds"
-    )
-    prompt_memory_mb: int = Field(256, ge=1, description="encoded prompts kept in memory, in MiB; one takes 1 to 4")
-    prompt_disk_mb: int = Field(2048, ge=1, description="encoded prompts kept on disk, in MiB")
-    prompt_dir: Path = Field(Path("~/.cache/pawfect/prompts"), description="folder encoded prompts are kept in")
-
-
-class GoogleSettings(Section):
-    """The `gcp` environment: names of what Terraform made, and who may call."""
-
-    bucket: str = Field(
-        "",
-        description="gcp: bucket of the sessions' photos; empty = PROJECT_ID.appspot.com, the Firebase default "
-        "(newer projects have PROJECT_ID.firebasestorage.app)",
-    )
-    database: str = Field("(default)", description="gcp: Firestore database")
-    jobs_collection: str = Field("jobs", min_length=1, description="gcp: Firestore collection of our job documents")
-    topic: str = Field(
-        "session-processing", min_length=1, description="gcp: topic the app's backend publishes sessions to"
-    )
-    dead_letter_topic: str = Field(
-        "session-processing-dead-letter", min_length=1, description="gcp: topic of what could not be done"
-    )
-    dead_letter_subscription: str = Field(
-        "session-processing-dead-letter-service",
-        min_length=1,
-        description="gcp: the service's own pull subscription on the dead-letter topic",
-    )
-    timeout_s: float = Field(
-        10, gt=0, description="gcp: one call to Firestore, Cloud Storage or Pub/Sub, at most, in seconds"
-    )
-    transfer_timeout_s: float = Field(
-        60, gt=0, description="gcp: one download or upload of a photo, at most, in seconds"
-    )
-    push_audience: str = Field(
-        "", description="gcp: audience of the push subscription's tokens, usually the push endpoint's URL"
-    )
-    push_account: str = Field(
-        "", description="gcp: e-mail of the service account whose tokens the push subscription sends"
-    )
-    allowed_callers: tuple[str, ...] = Field(
-        (), description="gcp: e-mails of the service accounts that may use the session routes, as a JSON list"
-    )
-    caller_audience: str = Field("", description="gcp: audience of those callers' identity tokens")
-    certificates_url: str = Field(
-        "https://www.googleapis.com/oauth2/v3/certs", description="gcp: key set that signs Google's identity tokens"
-    )
-    clock_skew_s: float = Field(30, ge=0, le=300, description="gcp: how far a token's clock may be off, in seconds")
-
-
-class CallerSettings(Section):
-    """Internal callers: API keys, and how much one caller may ask for."""
-
-    keys_file: Path | None = Field(
-        None,
-        description="JSON file of API keys, a list of name, sha256, users, requests_per_minute, concurrent_jobs, "
-        "expires_at; python -m pawfect.keys writes a row; read again when it changes",
-    )
-    users: dict[str, tuple[UserPattern, ...]] = Field(
-        {},
-        description="gcp: user-id patterns whose sessions a Google caller may touch, by its e-mail, as JSON; one that "
-        "is not named may touch all",
-    )
-    requests_per_minute: int = Field(
-        120, ge=1, description="requests for work that one caller may send an ingress replica in a minute"
-    )
-    concurrent_jobs: int = Field(32, ge=1, description="jobs that one caller may have under way")
+Origin = Annotated[str, AfterValidator(_check_origin)]
 
 
 class Settings(BaseSettings):
@@ -294,6 +99,11 @@ class Settings(BaseSettings):
         default_factory=lambda: dict(DEFAULT_QUALITIES),
         description="the quality table, as JSON; rows given here replace the shipped ones",
     )
+    allowed_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        (),
+        validation_alias=AliasChoices("PAWFECT_ALLOWED_ORIGINS", "ALLOWED_ORIGINS"),
+        description="web pages that may call this service from a browser, as scheme://host[:port], with commas between",
+    )
     editing: EditingSettings = EditingSettings()
     photos: PhotoSettings = PhotoSettings()
     jobs: JobSettings = JobSettings()
@@ -301,10 +111,17 @@ class Settings(BaseSettings):
     flux: FluxSettings = FluxSettings()
     google: GoogleSettings = GoogleSettings()
     callers: CallerSettings = CallerSettings()
+    headshots: HeadshotSettings = HeadshotSettings()
+    links: LinkSettings = LinkSettings()
 
     def without_secrets(self) -> Self:
         """The same for the replicas: what is bound to a deployment is kept in Ray's own store, where no key belongs."""
         return self.model_copy(update={"firebase_credentials": None, "hf_token": None})
+
+    @field_validator("allowed_origins", mode="before")
+    @classmethod
+    def _split(cls, given: Any) -> Any:
+        return [part.strip() for part in given.split(",") if part.strip()] if isinstance(given, str) else given
 
     @field_validator("qualities", mode="before")
     @classmethod
@@ -328,12 +145,39 @@ def load_settings(**given: Any) -> Settings:
     Raises ConfigurationError with one sentence per wrong value, each naming the variable and what it accepts.
     """
     try:
-        _refuse_unknown_names({**dotenv_values(".env"), **os.environ})
-        return Settings(**given)
+        environment = {**dotenv_values(".env"), **os.environ}
+        _refuse_unknown_names(environment)
+        return Settings(**_add_replaced_names(environment, given))
     except ValidationError as error:
         raise ConfigurationError(" ".join(_describe(detail) for detail in error.errors())) from None
     except SettingsError as error:  # a value that should be JSON and is not
         raise ConfigurationError(f"{error}: {error.__cause__}.") from None
+
+
+def _add_replaced_names(environment: Mapping[str, str | None], given: Mapping[str, Any]) -> dict[str, Any]:
+    """`given`, and what the environment says under a replaced service's name alone; its own names win over those."""
+    values = dict(given)
+    for section, name, also in _list_replaced_names():
+        if (value := environment.get(also)) and f"{PREFIX}{section}__{name}".upper() not in environment:
+            inner = values.get(section, {})
+            inner = inner.model_dump() if isinstance(inner, Section) else inner
+            values[section] = {name: value, **inner}
+    return values
+
+
+def _list_replaced_names() -> Iterator[tuple[str, str, str]]:
+    """Section, field and the replaced service's name for it; those of the tree's own fields are aliases."""
+    for section, kind in Settings.model_fields.items():
+        if isinstance(kind.annotation, type) and issubclass(kind.annotation, Section):
+            for name, field in kind.annotation.model_fields.items():
+                if also := read_also(field):
+                    yield section, name, also
+
+
+def read_also(field: FieldInfo) -> str:
+    """A replaced service's name for a section's field; empty where there is none."""
+    extra = field.json_schema_extra
+    return str(extra.get("also", "")) if isinstance(extra, dict) else ""
 
 
 def _describe(detail: Any) -> str:
@@ -361,7 +205,8 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             for inner, inner_field in field.annotation.model_fields.items():
                 variable = f"{PREFIX}{name}__{inner}".upper()
-                rows.append((variable, "", _write(inner_field.default), inner_field.description or ""))
+                also = read_also(inner_field)
+                rows.append((variable, also, _write(inner_field.default), inner_field.description or ""))
             continue
         aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
         others = ", ".join(str(alias) for alias in aliases if not str(alias).startswith(PREFIX))
@@ -374,34 +219,3 @@ def _write(default: Any) -> str:
     if isinstance(default, tuple | dict):
         return json.dumps(default)
     return "" if default is None else str(default)
-
-
-def write_env_example() -> str:
-    """The text of `.env.example`: every setting at its default, commented out."""
-    lines = ["# Every setting with its default. Copy to .env and uncomment what you change."]
-    for variable, others, default, description in describe_settings():
-        also = f" (also: {others})" if others else ""
-        lines += ["", f"# {description}{also}", f"# {variable}={default}"]
-    return "\n".join(lines) + "\n"
-
-
-def write_table() -> str:
-    """The README's configuration table, as Markdown."""
-    lines = ["| variable | default | what it is |", "| --- | --- | --- |"]
-    for variable, others, default, description in describe_settings():
-        also = f" (also `{others}`)" if others else ""
-        shown = f"`{default}`" if default else "–"
-        lines.append(f"| `{variable}`{also} | {shown} | {description} |")
-    return "\n".join(lines) + "\n"
-
-
-def write_qualities() -> str:
-    """The README's table of the shipped qualities, as Markdown."""
-    lines = [
-        "| quality | engine | steps | guidance | model pixels per photo pixel, at most | largest crop, 2^20 pixels |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    for name, row in DEFAULT_QUALITIES.items():
-        effort = f"{row.steps} | {row.guidance:g}" if row.engine == "flux" else "– | –"
-        lines.append(f"| `{name}` | {row.engine} | {effort} | {row.detail:g} | {row.max_megapixels:g} |")
-    return "\n".join(lines) + "\n"

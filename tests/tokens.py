@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from jwt.algorithms import RSAAlgorithm
 
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 
 NOW = 1_800_000_000
 SKEW_S = 30

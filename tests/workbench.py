@@ -20,7 +20,8 @@ from serve_app.jobs.run import Editing
 from serve_app.jobs.runner import Runner
 from serve_app.jobs.service import EditOrder, JobService
 from serve_app.metrics import PlainSink
-from serve_app.settings import JobSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import JobSettings
 from serve_app.stores import Stores, open_stores
 from tests.photos import make_mask, make_photo
 

@@ -19,7 +19,8 @@ from serve_app.errors import EngineUnavailable
 from serve_app.flux.spec import get_spec
 from serve_app.metrics import Sink
 from serve_app.ray_metrics import RaySink
-from serve_app.settings import EngineSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import EngineSettings
 from serve_app.telemetry import configure_logging
 
 if TYPE_CHECKING:

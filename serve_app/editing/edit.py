@@ -22,7 +22,8 @@ from serve_app.engines.protocol import Crop, Image, Mask
 from serve_app.errors import EngineFailed
 from serve_app.photos.codec import Photo, decode_mask, encode_image, encode_preview, open_photo, shrink
 from serve_app.photos.mask_convention import MaskConvention
-from serve_app.settings import Quality, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import Quality
 
 # Edits run side by side in threads of their own; OpenCV's extra threads would only spin beside them: 15 ms CPU a photo.
 cv2.setNumThreads(1)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from serve_app.editing.mask import occupied
 from serve_app.errors import ConfigurationError, MaskEmpty
-from serve_app.settings import DEFAULT_QUALITIES, Quality
+from serve_app.settings_sections import DEFAULT_QUALITIES, Quality
 
 Box = tuple[int, int, int, int]
 """left, top, right, bottom; right and bottom are just outside."""

@@ -14,7 +14,7 @@ from serve_app.flux.spec import get_spec
 from serve_app.flux.stepping import Limits
 from serve_app.flux.text import TextEmbedding, TextEncoder
 from serve_app.metrics import Sink
-from serve_app.settings import FluxSettings
+from serve_app.settings_sections import FluxSettings
 
 MEGAPIXEL_TOKENS = 2**20 // 16**2
 MEBIBYTE = 2**20

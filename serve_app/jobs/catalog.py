@@ -9,7 +9,8 @@ from serve_app.engines.protocol import Task
 from serve_app.errors import InvalidRequest
 from serve_app.flux.spec import SPECS
 from serve_app.jobs.model import Operation
-from serve_app.settings import Quality, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import Quality
 
 AUTO = "auto"
 DRAFT = "draft"

@@ -36,7 +36,7 @@ from serve_app.jobs.model import Job, Priority, Session, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Backlog, Decide, Write
 from serve_app.jobs.watching import Watchers
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 
 PAGE = 20
 """Jobs looked at per query when claiming."""

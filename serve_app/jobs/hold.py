@@ -12,7 +12,7 @@ from serve_app.jobs import session_view, transitions
 from serve_app.jobs.model import Job, Progress
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
-from serve_app.settings import JobSettings
+from serve_app.settings_sections import JobSettings
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ from google.pubsub_v1 import PublisherClient, PubsubMessage, ReceivedMessage, Su
 
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.dead_letters import DeadLetter
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 
 log = logging.getLogger(__name__)
 

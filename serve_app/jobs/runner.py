@@ -29,7 +29,7 @@ from serve_app.jobs.run import Editing
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
 from serve_app.metrics import Sink
-from serve_app.settings import JobSettings
+from serve_app.settings_sections import JobSettings
 
 log = logging.getLogger(__name__)
 

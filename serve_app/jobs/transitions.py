@@ -19,7 +19,7 @@ from serve_app.errors import (
     TransientError,
 )
 from serve_app.jobs.model import MAX_DELIVERIES, Job, Lease, Progress, Status
-from serve_app.settings import JobSettings
+from serve_app.settings_sections import JobSettings
 
 LEGAL: Mapping[Status, frozenset[Status]] = {
     Status.QUEUED: frozenset({Status.PROCESSING, Status.FAILED, Status.CANCELLED}),

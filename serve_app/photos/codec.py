@@ -24,7 +24,7 @@ from serve_app.errors import MaskUnreadable, PawfectError, PhotoTooLarge, PhotoU
 from serve_app.photos.colour import find_rgb_profile, to_mask_grey, to_rgb
 from serve_app.photos.mask_convention import MaskConvention
 from serve_app.photos.metadata import choose_subsampling, insert_metadata, read_orientation, turn, write_upright_exif
-from serve_app.settings import PhotoSettings
+from serve_app.settings_sections import PhotoSettings
 
 Pixels = NDArray[np.uint8]
 

@@ -41,7 +41,7 @@ from google.cloud.storage.retry import DEFAULT_RETRY, ConditionalRetryPolicy, is
 from serve_app.errors import ObjectMissing, PhotoTooLarge, PreconditionFailed, StoreUnavailable
 from serve_app.google_clients import STORAGE_CONNECTIONS
 from serve_app.photos.store import ABSENT, StoredObject
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 
 log = logging.getLogger(__name__)
 

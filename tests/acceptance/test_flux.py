@@ -24,7 +24,8 @@ from pawfect.service_process import ServiceProcess, find_free_port
 from pawfect.sessions import Backend, GoogleBackend
 from serve_app.google_clients import make_clients
 from serve_app.jobs.model import Session
-from serve_app.settings import DEFAULT_QUALITIES, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import DEFAULT_QUALITIES
 from tests.photos import make_mask, make_photo
 
 pytestmark = pytest.mark.serve

@@ -16,7 +16,7 @@ from serve_app.jobs.firestore import FirestoreJobStore
 from serve_app.jobs.model import Job, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Write
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 from tests.contract.test_job_store import SESSION, SETTINGS, make_job
 
 OPEN, TIMEOUT_S = GoogleSettings(), GoogleSettings(timeout_s=0.3)

@@ -14,7 +14,7 @@ from serve_app.jobs import session_view, transitions
 from serve_app.jobs.model import Job, Parameters, Priority, Progress, Session, Stage, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Write
-from serve_app.settings import JobSettings
+from serve_app.settings_sections import JobSettings
 from serve_app.stores import Stores
 from tests.contract.conftest import STORES
 

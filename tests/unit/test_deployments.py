@@ -22,7 +22,7 @@ from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask, Queued, Step
 from serve_app.errors import ConfigurationError, EngineFailed, EngineUnavailable
 from serve_app.metrics import PlainSink
-from serve_app.settings import EngineSettings
+from serve_app.settings_sections import EngineSettings
 
 REQUEST = FillRequest(
     request_id="j",

@@ -15,7 +15,8 @@ from google.oauth2 import service_account
 
 from serve_app.errors import ConfigurationError
 from serve_app.google_clients import EMULATOR_VARIABLES, STORAGE_CONNECTIONS, find_credentials, make_clients
-from serve_app.settings import GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 
 SECRET = "c2VjcmV0LW1hdGVyaWFs"
 

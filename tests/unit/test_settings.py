@@ -10,7 +10,8 @@ import pytest
 
 from bench.pages import make_pages
 from serve_app.errors import ConfigurationError
-from serve_app.settings import DEFAULT_PROMPT, DEFAULT_QUALITIES, describe_settings, load_settings
+from serve_app.settings import DEFAULT_PROMPT, describe_settings, load_settings
+from serve_app.settings_sections import DEFAULT_QUALITIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -53,6 +54,54 @@ def test_replaced_names_are_accepted(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert getattr(load_settings(), field) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "section", "field", "expected"),
+    [
+        ("GCS_BUCKET_ORIGINAL", "pets-in", "google", "headshot_originals", "pets-in"),
+        ("GCS_BUCKET_OUTPUT", "pets-out", "google", "headshot_outputs", "pets-out"),
+        ("FIRESTORE_COLLECTION", "shots", "google", "headshots_collection", "shots"),
+        ("PUBSUB_TOPIC", "t", "google", "headshot_topic", "t"),
+        ("PUBSUB_SUBSCRIPTION", "s", "google", "headshot_subscription", "s"),
+        ("UPLOAD_URL_TTL", "60", "links", "upload_ttl_s", 60),
+        ("DOWNLOAD_URL_TTL", "61", "links", "download_ttl_s", 61),
+        ("PREVIEW_LONG_EDGE", "800", "headshots", "preview_long_edge", 800),
+        ("PRINT_LONG_EDGE", "2000", "headshots", "print_long_edge", 2000),
+        ("MATTING_MODEL_PATH", "/m.onnx", "headshots", "matting_path", Path("/m.onnx")),
+        ("MATTING_MODEL_GCS", "gs://b/m.onnx", "headshots", "matting_gcs", "gs://b/m.onnx"),
+        ("ORT_CUDA", "1", "headshots", "cuda", True),
+    ],
+)
+def test_replaced_names_are_accepted_in_sections(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, section: str, field: str, expected: object
+) -> None:
+    monkeypatch.setenv(name, value)
+    settings = load_settings()
+    assert getattr(getattr(settings, section), field) == expected
+
+
+def test_a_sections_own_name_wins_over_a_replaced_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREVIEW_LONG_EDGE", "700")
+    monkeypatch.setenv("PRINT_LONG_EDGE", "2100")
+    monkeypatch.setenv("PAWFECT_HEADSHOTS__PREVIEW_LONG_EDGE", "900")
+    headshots = load_settings().headshots
+    assert (headshots.preview_long_edge, headshots.print_long_edge) == (900, 2100)
+
+
+def test_a_wrong_value_under_a_replaced_name_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PRINT_LONG_EDGE", "huge")
+    with pytest.raises(ConfigurationError, match=r"PRINT_LONG_EDGE.*'huge'"):
+        load_settings()
+
+
+def test_origins_are_a_list_of_sites(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALLOWED_ORIGINS", "https://shop.example, http://localhost:3000")
+    assert load_settings().allowed_origins == ("https://shop.example", "http://localhost:3000")
+    for wrong in ("*", "https://*", "shop.example", "https://shop.example/"):
+        monkeypatch.setenv("ALLOWED_ORIGINS", wrong)
+        with pytest.raises(ConfigurationError, match=r"scheme://host"):
+            load_settings()
 
 
 def test_our_own_name_wins_over_a_replaced_one(monkeypatch: pytest.MonkeyPatch) -> None:

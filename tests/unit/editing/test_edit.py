@@ -13,7 +13,8 @@ from serve_app.editing import mask as masks
 from serve_app.editing.edit import Prepared, composite_frame, finish, prepare
 from serve_app.errors import EngineFailed, MaskEmpty, MaskUnreadable, PhotoUnreadable
 from serve_app.photos.codec import decode_photo
-from serve_app.settings import EditingSettings, Quality, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import EditingSettings, Quality
 
 SETTINGS = Settings(_env_file=None)
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from serve_app.editing.region import MAX_REGIONS, Region, plan
 from serve_app.errors import ConfigurationError, MaskEmpty
-from serve_app.settings import Quality
+from serve_app.settings_sections import Quality
 
 CONTEXT = 64
 

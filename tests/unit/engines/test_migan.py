@@ -12,7 +12,7 @@ from PIL import Image as PillowImage
 from serve_app.engines.migan import BLEED_PX, THICK_PX, WINDOW_PX, fill_in_windows, load_migan, window_starts
 from serve_app.engines.protocol import Image, Mask
 from serve_app.errors import ConfigurationError, WeightsUnavailable
-from serve_app.settings import EngineSettings
+from serve_app.settings_sections import EngineSettings
 from serve_app.weights import locate
 
 SAMPLE = Path(__file__).parents[3] / "pawfect" / "sample"

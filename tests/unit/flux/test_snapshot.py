@@ -15,7 +15,8 @@ from serve_app.flux.prompts import local_encoder
 from serve_app.flux.snapshot import main
 from serve_app.flux.text import TextEmbedding
 from serve_app.metrics import PlainSink
-from serve_app.settings import DEFAULT_PROMPT, FluxSettings
+from serve_app.settings import DEFAULT_PROMPT
+from serve_app.settings_sections import FluxSettings
 from tests.unit.flux.test_equality import Listener, make_crop
 
 

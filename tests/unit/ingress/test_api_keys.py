@@ -21,7 +21,8 @@ from ingress.keys import KeySet
 from ingress.trust import check_trust
 from pawfect import keys as command
 from serve_app.errors import ConfigurationError, Forbidden, Unauthenticated
-from serve_app.settings import CallerSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import CallerSettings
 from tests.api import open_api
 from tests.tokens import BACKEND, CALLER, NOW, PUSHER, HandClock, KeyServer, serve_keys
 from tests.workbench import SESSION

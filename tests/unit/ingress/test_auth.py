@@ -38,7 +38,8 @@ from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness
 from serve_app.errors import CallerError, ConfigurationError, Forbidden, KeysUnavailable, Unauthenticated
 from serve_app.jobs.submission import Submitter
-from serve_app.settings import GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 from tests.engines import FakeEngine
 from tests.tokens import (
     ABSENT,

@@ -24,7 +24,7 @@ from ingress.image_schemas import EDITS_PATH, GENERATIONS_PATH, MAX_IMAGES
 from serve_app.engines.protocol import EngineResult, Step
 from serve_app.errors import EngineRejected, StoreUnavailable, Unauthenticated
 from serve_app.jobs.model import Job, Operation, Status
-from serve_app.settings import FluxSettings, PhotoSettings
+from serve_app.settings_sections import FluxSettings, PhotoSettings
 from tests.api import Api, NamedCallers, expect_problem, open_api
 from tests.photos import encode, make_mask, make_pixels
 

@@ -23,7 +23,7 @@ from serve_app.engines.protocol import Done, EngineResult
 from serve_app.errors import EngineRejected, StoreUnavailable
 from serve_app.jobs.model import Job, Status
 from serve_app.jobs.store import Write
-from serve_app.settings import FluxSettings
+from serve_app.settings_sections import FluxSettings
 from tests.api import Api, NamedCallers, expect_problem, open_api
 from tests.photos import make_mask, make_photo
 from tests.workbench import SESSION

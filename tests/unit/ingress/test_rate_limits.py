@@ -31,7 +31,8 @@ from serve_app.errors import TooManyRequests
 from serve_app.jobs.model import Job, Parameters, Session, Status
 from serve_app.jobs.store import JobStore, Write
 from serve_app.photos.store import ABSENT
-from serve_app.settings import CallerSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import CallerSettings
 from serve_app.stores import Stores, open_stores
 from tests.api import Api, open_api
 from tests.tokens import NOW, HandClock

@@ -21,7 +21,7 @@ from ingress import uploads
 from ingress.base64_images import PIECE, decode_base64
 from ingress.uploads import limit_body, read_job
 from serve_app.errors import InvalidRequest
-from serve_app.settings import FluxSettings, PhotoSettings
+from serve_app.settings_sections import FluxSettings, PhotoSettings
 from tests.api import Api, expect_problem, open_api
 from tests.photos import make_mask, make_photo
 

@@ -7,7 +7,8 @@ import pytest
 from serve_app.errors import InvalidRequest
 from serve_app.jobs.catalog import choose, list_offers
 from serve_app.jobs.model import Operation
-from serve_app.settings import FluxSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import FluxSettings
 
 INPAINT, GENERATE, TRANSFORM = Operation.INPAINT, Operation.GENERATE, Operation.TRANSFORM
 

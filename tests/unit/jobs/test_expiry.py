@@ -18,7 +18,8 @@ from serve_app.jobs.sqlite_changes import SqliteChanges
 from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.jobs.submission import JobOrder, Submitter
 from serve_app.photos.store import ABSENT
-from serve_app.settings import JobSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import JobSettings
 from serve_app.stores import Stores, open_stores
 from tests.contract.test_expiry import end, make_own
 from tests.contract.test_job_store import make_job, submit

@@ -11,7 +11,8 @@ from serve_app.jobs.hold import Hold, Interruption
 from serve_app.jobs.model import Job, Progress, Stage
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Decide, Write
-from serve_app.settings import JobSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import JobSettings
 from serve_app.stores import Stores, open_stores
 from tests.unit.jobs.test_transitions import make_job
 from tests.workbench import SESSION

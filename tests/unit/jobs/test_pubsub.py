@@ -25,7 +25,8 @@ from serve_app.jobs.pubsub import (
     cut,
     fit_attributes,
 )
-from serve_app.settings import GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 
 SETTINGS = GoogleSettings()
 ACK_DEADLINE_S = 2

@@ -13,7 +13,7 @@ from serve_app.clock import SystemClock
 from serve_app.errors import Conflict, InvalidRequest
 from serve_app.jobs.model import Operation, Priority, Status
 from serve_app.jobs.submission import JobOrder, Submitter, choose_size, find_media_type
-from serve_app.settings import FluxSettings
+from serve_app.settings_sections import FluxSettings
 from tests.engines import FakeEngine
 from tests.photos import make_mask, make_photo
 from tests.workbench import Workbench, open_workbench

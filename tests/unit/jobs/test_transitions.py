@@ -29,7 +29,7 @@ from serve_app.jobs.model import (
     from_document,
     to_document,
 )
-from serve_app.settings import JobSettings
+from serve_app.settings_sections import JobSettings
 
 SETTINGS = JobSettings(lease_s=30, deadline_s=3600, max_crashes=3, max_transient=5, retry_backoff_s=2)
 OUTCOME = transitions.Outcome({"engine": 1.0}, "draft", 1.0, 0.5, 0.01)

@@ -21,7 +21,8 @@ from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.pubsub import PubsubDeadLetters
 from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
-from serve_app.settings import GoogleSettings, Settings
+from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 from tests.api import Api, open_api
 from tests.photos import make_mask
 from tests.workbench import SESSION

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from serve_app.errors import MaskUnreadable, PhotoTooLarge, PhotoUnreadable
 from serve_app.photos.codec import decode_mask, decode_photo, encode_photo, encode_preview, open_photo
-from serve_app.settings import PhotoSettings
+from serve_app.settings_sections import PhotoSettings
 
 LIMITS = PhotoSettings()
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

@@ -14,7 +14,7 @@ from serve_app.errors import ObjectMissing, PhotoTooLarge, PreconditionFailed, S
 from serve_app.google_clients import make_storage_client
 from serve_app.photos.gcs import GcsPhotoStore
 from serve_app.photos.store import ABSENT
-from serve_app.settings import GoogleSettings
+from serve_app.settings_sections import GoogleSettings
 from tests.bucket import Bucket, Fault, serve
 
 PATH = "users/u/sessions/s/edited.jpg"
