@@ -10,7 +10,7 @@ Who repeats a request that was let in, by accident or on purpose, gains nothing 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -72,14 +72,18 @@ class Trust(Protocol):
 
 
 class LocalTrust:
-    """ENV=local: whoever sits at this machine may do everything, and nobody else anything."""
+    """ENV=local: whoever sits at this machine may do everything, and nobody else anything. In a browser on it that
+    holds for pages on it, and for those of `origins`."""
+
+    def __init__(self, origins: Collection[str] = ()) -> None:
+        self._origins = origins
 
     async def verify_sender(self, connection: HTTPConnection) -> VerifiedSender:
-        require_loopback(connection)
+        require_loopback(connection, self._origins)
         return VerifiedSender("local")
 
     async def verify_caller(self, connection: HTTPConnection) -> VerifiedCaller:
-        require_loopback(connection)
+        require_loopback(connection, self._origins)
         return VerifiedCaller("local")
 
 
@@ -170,7 +174,7 @@ async def verify_caller(connection: HTTPConnection, trust: Trust) -> VerifiedCal
 def choose_trust(settings: Settings, clock: Clock, environment: Mapping[str, str]) -> Trust:
     """The verifier of the configured environment. Raises what `check_trust` does."""
     check_trust(settings, environment)
-    trust = LocalTrust() if settings.env == "local" else _trust_google(settings, clock)
+    trust = LocalTrust(settings.allowed_origins) if settings.env == "local" else _trust_google(settings, clock)
     return trust if settings.callers.keys_file is None else KeyedCalls(ApiKeys(settings.callers, clock), trust)
 
 

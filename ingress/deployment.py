@@ -56,6 +56,7 @@ class IngressShell:
                 jobs=self._jobs,
                 submitter=self._submitter,
                 photos=self._stores.photos,
+                links=self._stores.links,
                 dead_letters=self._stores.dead_letters,
                 readiness=self._assess,
                 nudge=self._nudge,

@@ -38,7 +38,7 @@ async def answer_result(services: Services, job: Job, accept: str, known: str | 
     if generation == ABSENT:
         raise _is_gone(job)
     headers = write_headers(job, services.clock.now(), generation, as_json)
-    if known is not None and _matches(known, headers["ETag"]):
+    if known is not None and matches(known, headers["ETag"]):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     try:
         found = await services.photos.read(
@@ -119,7 +119,7 @@ def _is_gone(job: Job) -> Gone:
     return Gone(f"The file with the result of job {job.id} is gone.")
 
 
-def _matches(known: str, tag: str) -> bool:
+def matches(known: str, tag: str) -> bool:
     """Weakly, as If-None-Match compares (RFC 9110, section 13.1.2)."""
     tags = [entry.strip().removeprefix("W/") for entry in known.split(",")]
     return "*" in tags or tag in tags

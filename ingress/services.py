@@ -16,6 +16,7 @@ from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.service import JobService
 from serve_app.jobs.submission import Submitter
 from serve_app.metrics import Sink
+from serve_app.photos.links import Links
 from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
 
@@ -28,6 +29,7 @@ class Services:
     jobs: JobService
     submitter: Submitter
     photos: PhotoStore
+    links: Links
     dead_letters: DeadLetters
     readiness: Callable[[], Awaitable[Readiness]]
     nudge: Callable[[], None]

@@ -42,6 +42,7 @@ STORAGE_CONNECTIONS = 16
 
 @dataclass(frozen=True, slots=True)
 class GoogleClients:
+    credentials: Credentials
     project: str
     bucket: str
     firestore: AsyncClient
@@ -75,6 +76,7 @@ def make_clients(settings: Settings) -> GoogleClients:
     """
     credentials, project = find_project(settings)
     return GoogleClients(
+        credentials=credentials,
         project=project,
         bucket=settings.google.bucket or f"{project}.appspot.com",
         firestore=AsyncClient(project=project, credentials=credentials, database=settings.google.database),
@@ -107,7 +109,7 @@ def make_storage_client(project: str, credentials: Credentials) -> StorageClient
 
 def find_credentials(settings: Settings) -> tuple[Credentials, str | None]:
     """The credentials, and the project they belong to where they know it. Raises ConfigurationError."""
-    if _uses_emulators():
+    if uses_emulators():
         return AnonymousCredentials(), os.environ.get(PROJECT)  # type: ignore[no-untyped-call]
     if key := _find_key(settings):
         return _read_key(key)
@@ -121,7 +123,7 @@ def find_credentials(settings: Settings) -> tuple[Credentials, str | None]:
     return credentials, project
 
 
-def _uses_emulators() -> bool:
+def uses_emulators() -> bool:
     """All or none: with one of them forgotten, a trial would write into the real project."""
     given = [name for name in EMULATOR_VARIABLES if os.environ.get(name)]
     if given and len(given) < len(EMULATOR_VARIABLES):

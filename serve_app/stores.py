@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from serve_app.google_clients import find_project, make_clients
+from serve_app.clock import SystemClock
+from serve_app.google_clients import GoogleClients, find_project, make_clients, uses_emulators
 from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.exhaustion import Messages
 from serve_app.jobs.firestore import FirestoreJobStore
@@ -16,8 +17,13 @@ from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
 from serve_app.jobs.store import JobStore
 from serve_app.photos.folder import FolderPhotoStore
 from serve_app.photos.gcs import GcsPhotoStore
+from serve_app.photos.gcs_links import GcsLinks
+from serve_app.photos.links import Links
+from serve_app.photos.mounts import HEADSHOT_ORIGINALS, HEADSHOT_OUTPUTS, MountedPhotoStore
+from serve_app.photos.service_links import ServiceLinks, open_key
 from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +33,7 @@ class Stores:
     jobs: JobStore
     dead_letters: DeadLetters
     photos: PhotoStore
+    links: Links
     close: Callable[[], Awaitable[None]]
     exhausted: Messages | None = None
 
@@ -51,19 +58,51 @@ def _open_embedded(settings: Settings) -> Stores:
         await jobs.close()
         database.close()
 
-    return Stores(jobs, SqliteDeadLetters(database), FolderPhotoStore(root / "photos"), close)
+    photos = FolderPhotoStore(root / "photos")
+    return Stores(jobs, SqliteDeadLetters(database), photos, open_service_links(settings), close)
 
 
 def _open_google(settings: Settings) -> Stores:
     clients, google = make_clients(settings), settings.google
     jobs = FirestoreJobStore(clients.firestore, google)
-    photos = GcsPhotoStore(clients.storage, clients.bucket, google)
+    buckets = list_buckets(google)
+    names = {clients.bucket, *buckets.values()}
+    stores = {name: GcsPhotoStore(clients.storage, name, google) for name in names}
+    photos = MountedPhotoStore(stores[clients.bucket], {prefix: stores[name] for prefix, name in buckets.items()})
+    links = open_service_links(settings) if uses_emulators() else _open_gcs_links(settings, clients)
 
     async def close() -> None:
         await jobs.close()
-        photos.close()
+        for store in stores.values():
+            store.close()
+        if isinstance(links, GcsLinks):
+            links.close()
         await clients.close()
 
     letters = PubsubDeadLetters(clients.publisher, clients.topic(google.dead_letter_topic), google)
     exhausted = ExhaustedMessages(clients.subscriber, clients.subscription(google.dead_letter_subscription), google)
-    return Stores(jobs, letters, photos, close, exhausted)
+    return Stores(jobs, letters, photos, links, close, exhausted)
+
+
+def list_buckets(google: GoogleSettings) -> dict[str, str]:
+    """The buckets beside the sessions' one, by the prefix of the paths that they hold."""
+    given = {HEADSHOT_ORIGINALS: google.headshot_originals, HEADSHOT_OUTPUTS: google.headshot_outputs}
+    return {prefix: bucket for prefix, bucket in given.items() if bucket}
+
+
+def open_service_links(settings: Settings) -> ServiceLinks:
+    """Links that this service signs and answers itself. Raises ConfigurationError when their key cannot be had."""
+    key = open_key(settings.data_dir.expanduser().resolve() / "link.key")
+    base_url = settings.links.public_url or f"http://127.0.0.1:{settings.port}"
+    return ServiceLinks(key, base_url, settings.links, SystemClock())
+
+
+def _open_gcs_links(settings: Settings, clients: GoogleClients) -> GcsLinks:
+    return GcsLinks(
+        clients.storage,
+        clients.credentials,
+        clients.bucket,
+        list_buckets(settings.google),
+        settings.google,
+        settings.links,
+    )

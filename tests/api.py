@@ -20,6 +20,7 @@ from serve_app.clock import SystemClock
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.readiness import Readiness, judge
 from serve_app.jobs.submission import Submitter
+from serve_app.photos.links import Links
 from tests.engines import FakeEngine
 from tests.workbench import Workbench, open_workbench
 
@@ -50,9 +51,15 @@ class NamedCallers:
 
 @asynccontextmanager
 async def open_api(
-    root: Path, *, start: bool = True, trust: Trust | None = None, ingress: Mapping[str, Any] | None = None, **jobs: Any
+    root: Path,
+    *,
+    start: bool = True,
+    trust: Trust | None = None,
+    ingress: Mapping[str, Any] | None = None,
+    links: Links | None = None,
+    **jobs: Any,
 ) -> AsyncIterator[Api]:
-    """`ingress` are settings of the HTTP side alone, `jobs` those of the section."""
+    """`ingress` are settings of the HTTP side alone, `links` who signs for it, `jobs` the settings of the section."""
     engine, states = FakeEngine(), {"draft": LoadState(Phase.READY, None, 1.0)}
     async with open_workbench(root, {"draft": engine, "flux-base": engine}, start=start, **jobs) as bench:
 
@@ -65,6 +72,7 @@ async def open_api(
             jobs=bench.service,
             submitter=Submitter(bench.stores.jobs, bench.stores.photos, settings, clock),
             photos=bench.stores.photos,
+            links=links or bench.stores.links,
             dead_letters=bench.stores.dead_letters,
             readiness=assess,
             nudge=bench.runner.nudge,

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from google.api_core.exceptions import Conflict
 
+from serve_app.clock import SystemClock
 from serve_app.google_clients import make_clients
 from serve_app.jobs.firestore import FirestoreJobStore
 from serve_app.jobs.pubsub import PubsubDeadLetters
 from serve_app.photos.gcs import GcsPhotoStore
+from serve_app.photos.service_links import ServiceLinks
 from serve_app.settings import Settings
 from serve_app.stores import Stores, open_stores
 
@@ -37,8 +39,9 @@ async def open_gcp(root: Path) -> AsyncIterator[Stores]:
         await asyncio.to_thread(clients.storage.create_bucket, clients.bucket)
     jobs = FirestoreJobStore(clients.firestore, settings.google)
     photos = GcsPhotoStore(clients.storage, clients.bucket, settings.google)
+    links = ServiceLinks(bytes(32), "http://127.0.0.1:8000", settings.links, SystemClock())
     letters = PubsubDeadLetters(clients.publisher, clients.topic(settings.google.dead_letter_topic), settings.google)
-    yield Stores(jobs, letters, photos, clients.close)
+    yield Stores(jobs, letters, photos, links, clients.close)
     await jobs.close()
     photos.close()
     await clients.close()

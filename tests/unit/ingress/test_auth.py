@@ -159,6 +159,7 @@ async def open_guarded(root: Path, trust: Trust, *, start: bool = False) -> Asyn
             jobs=Recorder(bench.service, calls),
             submitter=Recorder(Submitter(bench.stores.jobs, bench.stores.photos, bench.settings, SystemClock()), calls),
             photos=bench.stores.photos,
+            links=bench.stores.links,
             dead_letters=Recorder(bench.stores.dead_letters, calls),
             readiness=assess,
             nudge=nudge,
@@ -450,6 +451,8 @@ async def test_every_route_but_the_probes_asks_who_is_there(tmp_path: Path, key_
             response = await service.send(method, path, [], b"{")
             if path in ("/health", "/healthz", "/ready"):
                 assert response.status_code == 200
+            elif path.startswith("/files/"):  # their link is the credential
+                assert response.status_code == 403
             else:
                 expect_refusal(response, 401)
         await service.expect_nothing_done(before)
