@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 
 from ingress import problems
+from ingress.cross_origin import CrossOriginApi
 from ingress.image_bodies import limit_edit
 from ingress.image_schemas import EDITS_PATH
 from ingress.job_schemas import PATH as JOBS_PATH
@@ -17,7 +18,9 @@ from serve_app.photos.service_links import FILES_PATH
 
 
 def create_app(services: Services) -> FastAPI:
-    app = FastAPI(title="Pawfect", version=__version__, description="Removes leashes from pet photos.")
+    app = CrossOriginApi(
+        services.settings, title="Pawfect", version=__version__, description="Removes leashes from pet photos."
+    )
     app.state.services = services
     photos = services.settings.photos
     limits = {

@@ -46,8 +46,8 @@ def write_headers(grant: Grant, generation: str, now: float) -> dict[str, str]:
 
 
 async def take_file(services: Services, grant: Grant, request: Request) -> str:
-    """Store the body, all of it or nothing, and give its generation. `BodyLimit` stands before, with what is accepted of
-    anybody.
+    """Store the body, all of it or nothing, and give its generation. What is too large for anybody, `BodyLimit` has
+    refused.
 
     Raises HTTPException for another type and for a slow body, Conflict where there is a file already, TooLarge,
     InvalidRequest for a body that breaks off.
