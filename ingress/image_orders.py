@@ -12,7 +12,8 @@ from ingress.schemas import PRIORITIES
 from serve_app.errors import InvalidRequest
 from serve_app.jobs.catalog import choose
 from serve_app.jobs.model import Operation
-from serve_app.jobs.submission import LEAST_PX, MOST_PIXELS, SIDE_PX, JobOrder, find_media_type
+from serve_app.jobs.submission import LEAST_PX, MOST_PIXELS, SIDE_PX, JobOrder
+from serve_app.photos.media_types import find_media_type
 from serve_app.settings import Settings
 
 SEEDS = 2**63

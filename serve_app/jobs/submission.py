@@ -14,6 +14,7 @@ from serve_app.jobs.catalog import Choice, choose
 from serve_app.jobs.model import Job, Operation, Parameters, Priority
 from serve_app.jobs.store import JobStore, Write
 from serve_app.photos.mask_convention import MaskConvention
+from serve_app.photos.media_types import find_media_type
 from serve_app.photos.store import ABSENT, PhotoStore
 from serve_app.settings import Settings
 
@@ -22,13 +23,6 @@ LEAST_PX, MOST_PIXELS = 64, 2**20
 DEFAULT_SIDE_PX = 1024
 DEFAULT_STRENGTH = 0.6
 """Of a transformation: the composition stays, surfaces change."""
-MEDIA_TYPES = (
-    (b"\xff\xd8\xff", "image/jpeg"),
-    (b"\x89PNG\r\n\x1a\n", "image/png"),
-    (b"GIF8", "image/gif"),
-    (b"RIFF", "image/webp"),
-)
-"""How files that can be read begin."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,12 +182,6 @@ def check_images(order: JobOrder) -> None:
             raise InvalidRequest(f"{order.operation} takes no {name}.", name)
         if data is not None and find_media_type(data) is None:
             raise InvalidRequest(f"{name} is not an image this service reads; send a JPEG, PNG, WebP or GIF.", name)
-
-
-def find_media_type(data: bytes) -> str | None:
-    """By a file's first bytes."""
-    kind = next((kind for start, kind in MEDIA_TYPES if data.startswith(start)), None)
-    return None if kind == "image/webp" and data[8:12] != b"WEBP" else kind
 
 
 def choose_size(order: JobOrder) -> tuple[int | None, int | None]:

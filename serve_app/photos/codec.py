@@ -1,16 +1,13 @@
 """Bytes ↔ pixels: which files are taken, how large they may be, and what becomes of orientation, profile and EXIF.
 
-Pillow reads every header and knows every format; what it raises is translated here. Limits are checked on the header,
-before any pixel is decoded. The common JPEG, three components, is decoded and encoded by simplejpeg: the same
-libjpeg-turbo and the same pixels, straight into an array, where Pillow's own memory has four bytes per pixel and costs
-two more copies of the frame.
+Pillow reads every header and knows every format. The common JPEG, three components, is decoded and encoded by
+simplejpeg: the same libjpeg-turbo and the same pixels, straight into an array, where Pillow's own memory has four bytes
+per pixel and costs two more copies of the frame.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +15,13 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, JpegImagePlugin, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin
 
-from serve_app.errors import MaskUnreadable, PawfectError, PhotoTooLarge, PhotoUnreadable
-from serve_app.photos.colour import find_rgb_profile, to_mask_grey, to_rgb
+from serve_app.errors import MaskUnreadable, PhotoTooLarge, PhotoUnreadable
+from serve_app.photos.colour import find_rgb_profile, to_mask_grey, to_rgb, to_srgb
 from serve_app.photos.mask_convention import MaskConvention
 from serve_app.photos.metadata import choose_subsampling, insert_metadata, read_orientation, turn, write_upright_exif
+from serve_app.photos.reading import EDIT_FORMATS, HEADSHOT_FORMATS, open_image, translated
 from serve_app.settings_sections import PhotoSettings
 
 Pixels = NDArray[np.uint8]
@@ -31,13 +29,11 @@ Pixels = NDArray[np.uint8]
 CONTENT_TYPES = {"jpeg": "image/jpeg", "png": "image/png", "webp": "image/webp"}
 """Formats results can be had in."""
 _PNG_LEVEL = 3  # of 9: a third of the default's time for a few per cent more bytes
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF")  # MPO, several JPEGs in one file, is opened as JPEG
 _ACCEPTED_PHOTO = "send a JPEG, PNG, WebP or GIF photo"
+_ACCEPTED_HEADSHOT = "send a JPEG, PNG, WebP or HEIC photo"
 _ACCEPTED_MASK = "send a PNG (or JPEG, WebP, GIF) in which white marks what to remove"
 _LONGEST_EDGE = 65_500  # pixels; libjpeg writes no longer edge, and every result is a JPEG
-_START_OF_SCAN = b"\xff\xda"  # a marker; in the data itself a 0xff is followed by a zero
 _STRIP = 64  # rows; a strip of a 12-megapixel photo stays in the processor's cache
-_MOST_SCANS = 200  # encoders write about ten, and each costs one pass over the whole photo however small the file is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,18 +52,19 @@ class PhotoFile:
     `orientation` is the EXIF value 1..8 of the stored pixels. Decodes once: the object is good for one `decode`.
     """
 
-    def __init__(self, data: bytes, image: Image.Image, name: str) -> None:
+    def __init__(self, data: bytes, image: Image.Image, name: str, accepted: str = _ACCEPTED_PHOTO) -> None:
         self._data = data
         self._image = image
         self._name = name
-        with _unreadable_photo(name):
+        self._accepted = accepted
+        with translated(PhotoUnreadable, name, accepted):
             self.orientation = read_orientation(image)
         width, height = image.size
         self.width, self.height = (height, width) if self.orientation >= 5 else (width, height)
 
     def decode(self) -> Photo:
         """Raises PhotoUnreadable when the data is cut off or broken."""
-        with _unreadable_photo(self._name):
+        with translated(PhotoUnreadable, self._name, self._accepted):
             pixels = self._decode_plainly()
             icc = find_rgb_profile(self._image)
             if pixels is None:
@@ -94,13 +91,17 @@ class PhotoFile:
 
 def open_photo(data: bytes, limits: PhotoSettings, name: str = "original.jpg") -> PhotoFile:
     """Read the header only. Raises PhotoTooLarge and PhotoUnreadable."""
-    with _unreadable_photo(name):
-        image = _open(data, limits, name)
+    return _open(data, limits, name, EDIT_FORMATS, _ACCEPTED_PHOTO)
+
+
+def _open(data: bytes, limits: PhotoSettings, name: str, formats: tuple[str, ...], accepted: str) -> PhotoFile:
+    with translated(PhotoUnreadable, name, accepted):
+        image = open_image(data, limits, name, formats)
         if max(image.size) > _LONGEST_EDGE:
             raise PhotoTooLarge(
                 f"{name} is {image.width} × {image.height} pixels; an edge may be {_LONGEST_EDGE} pixels long at most."
             )
-    return PhotoFile(data, image, name)
+    return PhotoFile(data, image, name, accepted)
 
 
 def decode_photo(data: bytes, limits: PhotoSettings, name: str = "original.jpg") -> Photo:
@@ -113,6 +114,16 @@ def decode_photo(data: bytes, limits: PhotoSettings, name: str = "original.jpg")
     return open_photo(data, limits, name).decode()
 
 
+def decode_srgb(data: bytes, limits: PhotoSettings, name: str = "photo") -> Pixels:
+    """Decode a JPEG, PNG, WebP or HEIC (told by content, not by name) to upright sRGB uint8 [H, W, 3].
+
+    As `decode_photo`, and the pixels are converted by the file's profile; where that one is broken, they are taken for
+    sRGB. HEIC samples of 10 or 12 bits are scaled. Raises PhotoTooLarge and PhotoUnreadable.
+    """
+    photo = _open(data, limits, name, HEADSHOT_FORMATS, _ACCEPTED_HEADSHOT).decode()
+    return photo.pixels if photo.icc_profile is None else to_srgb(photo.pixels, photo.icc_profile)
+
+
 def decode_mask(
     data: bytes, limits: PhotoSettings, name: str = "mask_auto.png", convention: MaskConvention = "white"
 ) -> Pixels:
@@ -123,8 +134,8 @@ def decode_mask(
     Where no pixel of the file is transparent in the least, it is read by "white" all the same. Colours count by their
     luma. Raises PhotoTooLarge and MaskUnreadable.
     """
-    with _translated(MaskUnreadable, name, _ACCEPTED_MASK):
-        image = _open(data, limits, name)
+    with translated(MaskUnreadable, name, _ACCEPTED_MASK):
+        image = open_image(data, limits, name, EDIT_FORMATS)
         image.load()
         return turn(pixels_of(to_mask_grey(image, convention)), read_orientation(image))
 
@@ -201,42 +212,3 @@ def pixels_of(image: Image.Image) -> Pixels:
         strip = image.crop((0, top, image.width, bottom))
         pixels[top:bottom] = np.frombuffer(strip.tobytes(), np.uint8).reshape(bottom - top, image.width, bands)
     return pixels[..., 0] if bands == 1 else pixels
-
-
-# -- reading files ---------------------------------------------------------------------------------------------------
-
-
-def _open(data: bytes, limits: PhotoSettings, name: str) -> Image.Image:
-    if len(data) > limits.max_bytes:
-        raise PhotoTooLarge(f"{name} has {len(data)} bytes; at most {limits.max_bytes} are accepted.")
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoTooLarge(f"{name} has too many pixels; at most {limits.max_pixels} are accepted.") from error
-    if image.width * image.height > limits.max_pixels:
-        raise PhotoTooLarge(
-            f"{name} is {image.width} × {image.height} pixels; at most {limits.max_pixels} pixels are accepted."
-        )
-    if image.info.get("progressive") and data.count(_START_OF_SCAN) > _MOST_SCANS:
-        raise PhotoTooLarge(
-            f"{name} is a progressive JPEG of more than {_MOST_SCANS} scans, which would take minutes to decode."
-        )
-    return image
-
-
-@contextmanager
-def _translated(kind: type[PawfectError], name: str, accepted: str) -> Iterator[None]:
-    try:
-        yield
-    except (PawfectError, MemoryError):
-        raise
-    except UnidentifiedImageError as error:
-        raise kind(f"{name} is not an image this service reads; {accepted}.") from error
-    except Exception as error:  # Pillow's plugins raise whatever their parser met: OSError, SyntaxError, struct.error …
-        raise kind(f"{name} is cut off or damaged ({error}); {accepted}.") from error
-
-
-@contextmanager
-def _unreadable_photo(name: str) -> Iterator[None]:
-    with _translated(PhotoUnreadable, name, _ACCEPTED_PHOTO):
-        yield

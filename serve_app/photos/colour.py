@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageCms
 
 from serve_app.photos.mask_convention import MaskConvention
+
+_STRIP = 256  # rows converted at once; the colour engine works on images of Pillow's, a copy of four bytes per pixel
 
 
 def find_rgb_profile(image: Image.Image) -> bytes | None:
@@ -31,6 +34,29 @@ def to_rgb(image: Image.Image) -> tuple[Image.Image, bytes | None]:
         flat.paste(rgba, mask=rgba.getchannel("A"))
         return flat, icc
     return image.convert("RGB"), icc
+
+
+def to_srgb(pixels: NDArray[np.uint8], icc: bytes) -> NDArray[np.uint8]:
+    """RGB uint8 [H, W, 3] in the space of an RGB profile → the same in sRGB, in place where the array can be written.
+
+    Relative colorimetric with black point compensation: what sRGB has stays as it is, what it lacks is clipped. With a
+    broken profile the pixels are left alone, which is what viewers show.
+    """
+    try:
+        transform = ImageCms.buildTransform(
+            ImageCms.ImageCmsProfile(io.BytesIO(icc)),
+            ImageCms.createProfile("sRGB"),
+            *("RGB", "RGB"),
+            renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+            flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+        )
+    except (ImageCms.PyCMSError, OSError):
+        return pixels
+    result = pixels if pixels.flags.writeable else pixels.copy()
+    for top in range(0, len(result), _STRIP):
+        strip = Image.fromarray(np.ascontiguousarray(result[top : top + _STRIP]))
+        result[top : top + _STRIP] = np.asarray(ImageCms.applyTransform(strip, transform))
+    return result
 
 
 def _from_cmyk(image: Image.Image, icc: bytes | None) -> Image.Image:

@@ -12,7 +12,7 @@ import pytest
 from serve_app.clock import SystemClock
 from serve_app.errors import Conflict, InvalidRequest
 from serve_app.jobs.model import Operation, Priority, Status
-from serve_app.jobs.submission import JobOrder, Submitter, choose_size, find_media_type
+from serve_app.jobs.submission import JobOrder, Submitter, choose_size
 from serve_app.settings_sections import FluxSettings
 from tests.engines import FakeEngine
 from tests.photos import make_mask, make_photo
@@ -126,11 +126,3 @@ def test_sizes_are_checked(width: int | None, height: int | None, field: str, wo
     with pytest.raises(InvalidRequest, match=words) as raised:
         choose_size(order)
     assert raised.value.field == field
-
-
-def test_files_are_told_by_their_first_bytes() -> None:
-    assert find_media_type(make_photo()) == "image/jpeg"
-    assert find_media_type(make_mask()) == "image/png"
-    assert find_media_type(b"RIFF1234WEBPVP8 ") == "image/webp"
-    assert find_media_type(b"RIFF1234WAVEfmt ") is None
-    assert find_media_type(b"") is None
