@@ -10,7 +10,8 @@ accepted, written for the developer of the app that called.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class PawfectError(Exception):
@@ -54,6 +55,12 @@ class TooLarge(InvalidRequest):
     """A part of the request has more bytes than are accepted; the message says how many are."""
 
     code = "request_entity_too_large"
+
+
+class UnsupportedImage(CallerError):
+    """A file of a type that is not taken; the message says which are."""
+
+    code = "unsupported_image"
 
 
 class InvalidEnvelope(CallerError):
@@ -150,6 +157,19 @@ class QualityUnavailable(PermanentError):
     """The asked quality needs an engine that this installation does not run."""
 
     code = "quality_unavailable"
+
+
+class HeadshotRejected(PermanentError):
+    """The photo gives no headshot worth having; `quality` is {pass, metrics, reasons}, for JSON."""
+
+    code = "headshot_rejected"
+
+    def __init__(self, message: str, quality: Mapping[str, Any]) -> None:
+        super().__init__(message)
+        self.quality = quality
+
+    def __reduce__(self) -> tuple[type[PawfectError], tuple[str]]:
+        return type(self), (self.message, self.quality)  # type: ignore[return-value]
 
 
 class DeadlineExceeded(PermanentError):

@@ -21,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
 from serve_app.errors import ConfigurationError
+from serve_app.settings_headshots import HeadshotSettings, LinkSettings
 from serve_app.settings_sections import (
     DEFAULT_QUALITIES,
     CallerSettings,
@@ -28,9 +29,7 @@ from serve_app.settings_sections import (
     EngineSettings,
     FluxSettings,
     GoogleSettings,
-    HeadshotSettings,
     JobSettings,
-    LinkSettings,
     PhotoSettings,
     Quality,
     Section,
@@ -41,8 +40,11 @@ DEFAULT_PROMPT = "seamless natural background matching surrounding area, photore
 
 
 def _check_origin(text: str) -> str:
-    if not re.fullmatch(r"https?://[A-Za-z0-9.\-\[\]:]+", text):
-        raise ValueError("must be scheme://host[:port] of one site, as a browser sends it; * is not accepted")
+    is_site = re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", text)
+    if not is_site or re.fullmatch(r"http://.*:80|https://.*:443", text):
+        raise ValueError(
+            "must be scheme://host[:port] of one site as a browser sends it, in lower case and without a default port"
+        )
     return text
 
 
@@ -210,7 +212,7 @@ def describe_settings() -> list[tuple[str, str, str, str]]:
             continue
         aliases = field.validation_alias.choices if isinstance(field.validation_alias, AliasChoices) else []
         others = ", ".join(str(alias) for alias in aliases if not str(alias).startswith(PREFIX))
-        default = "" if name == "qualities" else _write(field.default)
+        default = "" if name in ("qualities", "allowed_origins") else _write(field.default)
         rows.append((f"{PREFIX}{name}".upper(), others, default, field.description or ""))
     return rows
 

