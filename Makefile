@@ -6,11 +6,12 @@ OUT    ?= demo-out
 PORT   ?=
 DATA   ?=
 
-.PHONY: install install-dev weights demo serve seed-session emulators replay test check format bench bench-engine \
-  soak-engine bench-api fuzz chaos-local chaos-gcp docs clean
+.PHONY: install install-dev weights demo headshot serve seed-session emulators replay test check format bench bench-engine \
+  soak-engine bench-api bench-headshot soak-headshot fuzz chaos-local chaos-gcp docs clean
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
+# Compiling the matting's inner loops takes 40 s, once; else the first start would.
 # What `make demo` and `make serve` need; FLUX and the tests need `install-dev`, which is torch and 3 GB more.
 install: $(VENV)/.installed
 
@@ -20,6 +21,7 @@ $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
+	$(BIN)/python -m serve_app.headshots.compiled
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
@@ -32,6 +34,10 @@ weights: install
 # make demo [PHOTO=p MASK=m OUT=dir]
 demo: weights
 	@$(BIN)/pawfect demo $(if $(PHOTO),--photo '$(PHOTO)') $(if $(MASK),--mask '$(MASK)') --out '$(OUT)'
+
+# make headshot [PHOTO=p OUT=dir]
+headshot: weights
+	@$(BIN)/pawfect headshot $(if $(PHOTO),--photo '$(PHOTO)') --out '$(OUT)'
 
 # make serve [PORT=8000 DATA=dir]
 serve: weights
@@ -79,6 +85,15 @@ soak-engine: install-dev
 # What HTTP and Ray Serve add to an edit, in the modes of Serve; HAProxy only where haproxy is installed.
 bench-api: weights install-dev
 	@$(BIN)/python -m bench.api
+
+# The matting beside the rembg package, then whole headshots: some minutes.
+bench-headshot: weights install-dev
+	@$(BIN)/python -m bench.headshot_matting
+	@$(BIN)/python -m bench.headshot
+
+# make soak-headshot [HEADSHOTS=500]
+soak-headshot: weights install-dev
+	@$(BIN)/python -m bench.headshot --soak $(HEADSHOTS)
 
 # Random requests against the real service, judged by its own OpenAPI document.
 fuzz: weights install-dev
