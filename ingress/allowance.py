@@ -22,5 +22,9 @@ class Allowance:
     def covers(self, user_id: str) -> bool:
         return any(fnmatchcase(user_id, pattern) for pattern in self.users)
 
+    @property
+    def covers_all(self) -> bool:
+        return "*" in self.users
+
 
 UNBOUNDED = Allowance()

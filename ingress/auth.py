@@ -1,5 +1,6 @@
 """Who sent a request. Trust lives in the types that come out of here: a `VerifiedPush` is the only thing that the push
-route can submit, and no route for callers runs without a `VerifiedCaller`. Nothing else makes either.
+routes can submit, and no route for callers runs without a `VerifiedCaller`; headshots may be opened to an
+`AnonymousCaller`. Nothing else makes any of them.
 
 A verifier sees a connection, which has headers and no body: nothing of the body is read before the sender is known.
 
@@ -26,10 +27,14 @@ from ingress.tokens import Claims, check_claims, check_shape, open_token, read_b
 from ingress.trust import EMULATOR_VARIABLE, check_trust
 from serve_app.clock import Clock
 from serve_app.errors import Forbidden, Unauthenticated
+from serve_app.jobs.model import ANONYMOUS
 from serve_app.settings import Settings
 from serve_app.settings_sections import CallerSettings, GoogleSettings
 
 log = logging.getLogger(__name__)
+
+HEADSHOT_PUSH_PATH = "/headshot/push"
+"""Where the second push subscription delivers, whose tokens may have an audience of their own."""
 
 TOLD: dict[type[Unauthenticated] | type[Forbidden], str] = {
     Unauthenticated: "This needs a valid API key or Google identity token, as the bearer token of one "
@@ -61,6 +66,17 @@ class VerifiedCaller:
 
     id: str
     allowance: Allowance = UNBOUNDED
+
+
+@dataclass(frozen=True, slots=True)
+class AnonymousCaller:
+    """Somebody who brought no token, where that is allowed; all such share one allowance."""
+
+    allowance: Allowance
+    id: str = ANONYMOUS
+
+
+Visitor = VerifiedCaller | AnonymousCaller
 
 
 class Trust(Protocol):
@@ -99,7 +115,10 @@ class GoogleTokens:
         self._callers = callers
 
     async def verify_sender(self, connection: HTTPConnection) -> VerifiedSender:
-        claims = await self._verify(connection, self._settings.push_audience)
+        settings = self._settings
+        is_headshots = connection.url.path == HEADSHOT_PUSH_PATH and settings.headshot_push_audience
+        audience = settings.headshot_push_audience if is_headshots else settings.push_audience
+        claims = await self._verify(connection, audience)
         if claims.email != self._settings.push_account:
             raise Forbidden(f"The token is of {claims.email}, which is not the push account.")
         return VerifiedSender(claims.email)
@@ -169,6 +188,15 @@ async def verify_caller(connection: HTTPConnection, trust: Trust) -> VerifiedCal
     """Raises what `trust` does."""
     with _tell_little(connection):
         return await trust.verify_caller(connection)
+
+
+async def verify_visitor(connection: HTTPConnection, trust: Trust, settings: Settings) -> Visitor:
+    """A caller, or, where the settings let such in and no token came at all, an anonymous one. Raises what `trust`
+    does: a token that is wrong makes nobody anonymous. ENV=local needs no tokens, and lets nobody in from elsewhere."""
+    if not settings.headshots.anonymous or settings.env == "local" or "authorization" in connection.headers:
+        return await verify_caller(connection, trust)
+    callers = settings.callers
+    return AnonymousCaller(Allowance((), callers.requests_per_minute, callers.concurrent_jobs))
 
 
 def choose_trust(settings: Settings, clock: Clock, environment: Mapping[str, str]) -> Trust:

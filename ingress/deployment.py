@@ -19,6 +19,7 @@ from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness, judge, unavailable
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.closing import Closer
+from serve_app.jobs.headshot_orders import HeadshotSubmitter
 from serve_app.jobs.service import JobService
 from serve_app.jobs.submission import Submitter
 from serve_app.ray_metrics import RaySink
@@ -46,6 +47,9 @@ class IngressShell:
         closer = Closer(self._stores.jobs, self._stores.dead_letters, self._sink)
         self._jobs = JobService(self._stores.jobs, self._stores.photos, closer, settings, self._clock)
         self._submitter = Submitter(self._stores.jobs, self._stores.photos, settings, self._clock)
+        self._headshots = HeadshotSubmitter(
+            self._jobs, self._stores.photos, self._stores.originals_bucket, settings, self._clock
+        )
         self._asking, self._assessed_at, self._readiness = asyncio.Lock(), float("-inf"), unavailable("Starting.")
         self._deletion = asyncio.create_task(self._notice_deletion(), name="notice-deletion")
 
@@ -55,6 +59,7 @@ class IngressShell:
                 settings=self._settings,
                 jobs=self._jobs,
                 submitter=self._submitter,
+                headshots=self._headshots,
                 photos=self._stores.photos,
                 links=self._stores.links,
                 dead_letters=self._stores.dead_letters,

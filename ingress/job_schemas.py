@@ -20,6 +20,8 @@ MAX_DEADLINE_S = 7 * 86400
 IMAGE_FIELDS = ("init_image", "mask_image")
 
 OperationName = Literal["ImageInpaint", "ImageGeneration", "ImageTransform"]
+AnyOperation = Literal["ImageInpaint", "ImageGeneration", "ImageTransform", "PetHeadshot"]
+"""PetHeadshot is asked for with POST /headshot."""
 StatusName = Literal["queued", "processing", "completed", "failed", "cancelled"]
 PriorityName = Literal["urgent", "normal", "low"]
 OutputFormat = Literal["jpeg", "png", "webp"]
@@ -79,7 +81,7 @@ class JobStatus(BaseModel):
     """A job as it is. Times are seconds of the Unix clock; URLs are relative to the service's address."""
 
     job_id: str
-    operation: OperationName
+    operation: AnyOperation
     status: StatusName
     cancel_requested: bool = Field(description="true while a running job is being stopped")
     model: str

@@ -27,6 +27,7 @@ from serve_app.errors import (
     TooManyRequests,
     TransientError,
     Unauthenticated,
+    UnsupportedImage,
 )
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ HEADERS: dict[int, dict[str, str]] = {
 
 STATUS_OF: tuple[tuple[type[PawfectError], HTTPStatus], ...] = (
     (InvalidEnvelope, HTTPStatus.BAD_REQUEST),
+    (UnsupportedImage, HTTPStatus.BAD_REQUEST),
     (Unauthenticated, HTTPStatus.UNAUTHORIZED),
     (Forbidden, HTTPStatus.FORBIDDEN),
     (TooManyRequests, HTTPStatus.TOO_MANY_REQUESTS),

@@ -7,9 +7,9 @@ import binascii
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from ingress.problems import describe_validation
 from ingress.schemas import ID_RULE, PRIORITIES, PushEnvelope, SessionMessage
@@ -18,6 +18,9 @@ from serve_app.jobs.dead_letters import DeadLetter
 from serve_app.jobs.model import Job, Session
 from serve_app.jobs.service import EditOrder
 
+Message = TypeVar("Message", bound=BaseModel)
+
+EXAMPLE = f'an object with "userId" and "sessionId", each {ID_RULE}, and optional parameters'
 ACKNOWLEDGED = 204
 REDELIVER = 503
 MAX_DATA_CHARACTERS = 64 * 2**10
@@ -47,17 +50,22 @@ def open_envelope(body: bytes) -> Push:
     return Push(message.messageId, _parse_time(message.publishTime), message.data, message.attributes)
 
 
-def read_order(push: Push) -> EditOrder:
-    """Raises InvalidMessage, naming what is wrong with the data."""
+def read_message(push: Push, kind: type[Message], example: str) -> Message:
+    """Raises InvalidMessage, naming what is wrong with the data; `example` shows what is accepted."""
     if len(push.data) > MAX_DATA_CHARACTERS:
         raise InvalidMessage(
             f"The message's data has {len(push.data)} characters of base64; at most {MAX_DATA_CHARACTERS} are accepted."
         )
-    values = _decode(push.data)
+    values = _decode(push.data, example)
     try:
-        message = SessionMessage.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise InvalidMessage(f"The message cannot be used: {describe_validation(error.errors())}") from None
+
+
+def read_order(push: Push) -> EditOrder:
+    """Raises InvalidMessage, naming what is wrong with the data."""
+    message = read_message(push, SessionMessage, EXAMPLE)
     return EditOrder(
         session=Session(message.userId, message.sessionId),
         delivery=push.message_id,
@@ -88,18 +96,13 @@ def acknowledge(job: Job | None) -> int:
     return REDELIVER if job is None or not job.status.is_final else ACKNOWLEDGED
 
 
-def _decode(data: str) -> dict[str, Any]:
+def _decode(data: str, example: str) -> dict[str, Any]:
     try:
         values = json.loads(base64.b64decode(data, validate=True))
     except (binascii.Error, UnicodeDecodeError, ValueError, RecursionError):
-        raise InvalidMessage(
-            'The message\'s data is not base64 of JSON; send {"userId", "sessionId"} and optional parameters.'
-        ) from None
+        raise InvalidMessage(f"The message's data is not base64 of JSON; send {example}.") from None
     if not isinstance(values, dict):
-        raise InvalidMessage(
-            f'The message\'s data is a JSON {type(values).__name__}; send an object with "userId" and "sessionId", '
-            f"each {ID_RULE}."
-        )
+        raise InvalidMessage(f"The message's data is a JSON {type(values).__name__}; send {example}.")
     return values
 
 

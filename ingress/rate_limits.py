@@ -17,7 +17,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
 
-from ingress.auth import VerifiedCaller
+from ingress.auth import Visitor
 from serve_app.clock import Clock, SystemClock
 from serve_app.errors import TooManyRequests
 from serve_app.jobs.model import Job, Status
@@ -50,13 +50,13 @@ class RateLimits:
         self._windows = SlidingWindowCounterRateLimiter(MemoryStorage())
         self._submitting: dict[str, list[float]] = {}
 
-    async def count_request(self, caller: VerifiedCaller) -> None:
+    async def count_request(self, caller: Visitor) -> None:
         """To be awaited for each request, of any kind. Raises TooManyRequests."""
         if (submissions := caller.allowance.requests_per_minute) is not None:
             await self._count("requests", caller.id, submissions * READS_PER_SUBMISSION)
 
     @asynccontextmanager
-    async def submitting(self, caller: VerifiedCaller, jobs: OwnedJobs) -> AsyncIterator[None]:
+    async def submitting(self, caller: Visitor, jobs: OwnedJobs) -> AsyncIterator[None]:
         """Around what answers a request that submits a job. Raises TooManyRequests, and what `jobs` does.
 
         The edit of a session is nobody's own in the store; it is counted while its request waits.

@@ -13,6 +13,7 @@ from ingress.rate_limits import RateLimits
 from serve_app.clock import Clock
 from serve_app.engines.readiness import Readiness
 from serve_app.jobs.dead_letters import DeadLetters
+from serve_app.jobs.headshot_orders import HeadshotSubmitter
 from serve_app.jobs.service import JobService
 from serve_app.jobs.submission import Submitter
 from serve_app.metrics import Sink
@@ -28,6 +29,7 @@ class Services:
     settings: Settings
     jobs: JobService
     submitter: Submitter
+    headshots: HeadshotSubmitter
     photos: PhotoStore
     links: Links
     dead_letters: DeadLetters

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from fastapi import Request
@@ -49,8 +49,11 @@ class Upload:
 
 @dataclass(frozen=True, slots=True)
 class Form:
+    """`names` are what the sender calls the files."""
+
     texts: Mapping[str, str]
     files: Mapping[str, bytes]
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 def limit_body(photos: PhotoSettings) -> int:
@@ -129,6 +132,7 @@ async def _read_form_job(request: Request, photos: PhotoSettings) -> Upload:
 async def _sort_parts(form: FormData, file_names: Collection[str], photos: PhotoSettings) -> Form:
     texts: dict[str, str] = {}
     files: dict[str, bytes] = {}
+    names: dict[str, str] = {}
     for name, value in form.multi_items():
         shown = name[:64]
         if name in texts or name in files:
@@ -139,11 +143,12 @@ async def _sort_parts(form: FormData, file_names: Collection[str], photos: Photo
             check_size(name, value.size or 0, photos)
             if value.size or value.filename:
                 files[name] = await value.read()
+                names[name] = value.filename or ""
         elif value and name in file_names:
             raise InvalidRequest(f"{name} came as text; send it as a file, with a filename.", name)
         elif value:
             texts[name] = value
-    return Form(texts, files)
+    return Form(texts, files, names)
 
 
 @asynccontextmanager

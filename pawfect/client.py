@@ -31,6 +31,8 @@ class Client:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=20),
             trust_env=False,
         )
+        # Who holds a signed link needs no key, and the host that it leads to is no business of the key's.
+        self._links = httpx.AsyncClient(base_url=url, timeout=TRANSFER_S, trust_env=False)
 
     async def __aenter__(self) -> Self:
         return self
@@ -39,6 +41,7 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._http.aclose()
+        await self._links.aclose()
 
     async def ready(self) -> tuple[bool, str]:
         """Whether an edit can be done now, and what is in the way."""
@@ -103,6 +106,54 @@ class Client:
     async def fetch_result(self, job_id: str, *, accept: str = "image/*") -> httpx.Response:
         """The image; as JSON with base64 for `application/json`."""
         return await self._http.get(f"/v1/jobs/{job_id}/result", headers={"Accept": accept}, timeout=TRANSFER_S)
+
+    # -- headshots ---------------------------------------------------------------------------------------------------
+
+    async def make_headshot(self, photo: bytes, file_name: str = "photo", *, key: str | None = None) -> httpx.Response:
+        """Wait for a headshot."""
+        return await self._post_photo("/headshot", photo, file_name, key, PUSH_S)
+
+    async def ask_for_headshot(
+        self, photo: bytes, file_name: str = "photo", *, key: str | None = None
+    ) -> httpx.Response:
+        return await self._post_photo("/headshot-async", photo, file_name, key, TRANSFER_S)
+
+    async def _post_photo(
+        self, path: str, photo: bytes, file_name: str, key: str | None, timeout_s: float
+    ) -> httpx.Response:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await self._http.post(path, files={"file": (file_name, photo)}, headers=headers, timeout=timeout_s)
+
+    async def get_headshot(self, job_id: str) -> httpx.Response:
+        return await self._http.get(f"/headshot/{job_id}")
+
+    async def open_upload(self, content_type: str, file_name: str = "photo") -> httpx.Response:
+        """A link for a photo; send that with `upload`, then ask with `start_headshot`."""
+        return await self._http.post("/headshot/uploads", json={"content_type": content_type, "file_name": file_name})
+
+    async def upload(self, ticket: dict[str, Any], photo: bytes) -> httpx.Response:
+        return await self._links.request(
+            ticket["method"], ticket["upload_url"], content=photo, headers=ticket["headers"]
+        )
+
+    async def start_headshot(self, job_id: str, orig_key: str) -> httpx.Response:
+        """Ask for the headshot of an uploaded photo."""
+        return await self._http.post("/headshot-async", json={"job_id": job_id, "orig_key": orig_key})
+
+    async def fetch(self, url: str) -> httpx.Response:
+        """What a signed link leads to."""
+        return await self._links.get(url)
+
+    async def push_headshot(self, message_id: str, data: dict[str, Any]) -> int:
+        """Deliver a message as the headshots' push subscription would; the status that came back."""
+        text = base64.b64encode(json.dumps(data).encode()).decode()
+        envelope = {
+            "message": {"messageId": message_id, "data": text},
+            "subscription": "projects/local/subscriptions/perkie-headshot-worker",
+        }
+        return (await self._http.post("/headshot/push", json=envelope, timeout=PUSH_S)).status_code
+
+    # -- events ------------------------------------------------------------------------------------------------------
 
     def follow(
         self, job_id: str, last_event_id: int | None = None, *, reconnect: bool = True

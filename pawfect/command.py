@@ -1,4 +1,4 @@
-"""The command line: `pawfect serve`, `pawfect demo`, `pawfect seed-session`."""
+"""The command line: `pawfect serve`, `pawfect demo`, `pawfect headshot`, `pawfect seed-session`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,12 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("demo-out"), help="folder for what comes out (default: demo-out)"
     )
     demo.set_defaults(run=_demo)
+    headshot = commands.add_parser("headshot", help="start the service, make one headshot, stop")
+    headshot.add_argument("--photo", type=Path, help="a JPEG, PNG, WebP or HEIC of a pet (default: the shipped sample)")
+    headshot.add_argument(
+        "--out", type=Path, default=Path("demo-out"), help="folder for what comes out (default: demo-out)"
+    )
+    headshot.set_defaults(run=_headshot)
     return parser.parse_args(arguments)
 
 
@@ -110,6 +116,15 @@ async def _seed_google(settings: Settings, session: Session, photo: bytes, mask:
 
 
 def _demo(options: argparse.Namespace) -> int:
-    from pawfect.demo import run
+    from pawfect.demo import edit
 
-    return run(*_find_pictures(options), options.out)
+    return edit(*_find_pictures(options), options.out)
+
+
+def _headshot(options: argparse.Namespace) -> int:
+    from pawfect.demo import SAMPLE, make_headshot
+
+    photo = options.photo or SAMPLE / "pet.jpg"
+    if not photo.is_file():
+        raise ConfigurationError(f"There is no file {photo}.")
+    return make_headshot(photo, options.out)

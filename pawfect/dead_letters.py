@@ -49,6 +49,15 @@ class Letter:
     handles: tuple[str, ...] = ()
     replayable: bool = True
 
+    @property
+    def asks_for_headshot(self) -> bool:
+        """Told by its data: what a person sends back goes where such messages come from."""
+        try:
+            values = json.loads(self.data)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(values, Mapping) and "orig_key" in values
+
 
 class Source(Protocol):
     """All raise StoreUnavailable."""
@@ -64,7 +73,7 @@ class Source(Protocol):
 
 
 class SubscriptionLetters:
-    """`subscription` and `topic` are full names."""
+    """`subscription` and the topics are full names."""
 
     def __init__(
         self,
@@ -72,12 +81,14 @@ class SubscriptionLetters:
         publisher: PublisherClient,
         subscription: str,
         topic: str,
+        headshot_topic: str,
         settings: GoogleSettings,
     ) -> None:
         self._subscriber = subscriber
         self._publisher = publisher
         self._subscription = subscription
         self._topic = topic
+        self._headshot_topic = headshot_topic
         self._held: set[str] = set()
         self._timeout_s = settings.timeout_s
 
@@ -97,7 +108,8 @@ class SubscriptionLetters:
     async def send_back(self, letter: Letter) -> None:
         attributes = pubsub.fit_attributes(letter.attributes, {"replayOf": letter.id})
         message = PubsubMessage(data=letter.data, attributes=attributes)
-        await asyncio.to_thread(pubsub.publish, self._publisher, self._topic, message, self._timeout_s)
+        topic = self._headshot_topic if letter.asks_for_headshot else self._topic
+        await asyncio.to_thread(pubsub.publish, self._publisher, topic, message, self._timeout_s)
         await asyncio.to_thread(
             pubsub.acknowledge, self._subscriber, self._subscription, letter.handles, self._timeout_s
         )
@@ -132,7 +144,8 @@ class StoredLetters:
         envelope = {"message": message, "subscription": "projects/local/subscriptions/session-processing-push"}
         async with self._places:
             try:
-                answer = await self._http.post("/inpaint", json=envelope, timeout=PUSH_S)
+                path = "/headshot/push" if letter.asks_for_headshot else "/inpaint"
+                answer = await self._http.post(path, json=envelope, timeout=PUSH_S)
             except httpx.TransportError as error:
                 raise StoreUnavailable(
                     f"The service at {self._http.base_url} did not answer: {type(error).__name__}."

@@ -1,13 +1,18 @@
-"""The main job once, from the outside: a session, its push, its progress, its result."""
+"""The main jobs once, from the outside: a session, its push, its progress, its result; a photo and its headshot."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import tempfile
 import time
 import uuid
+from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+
+import httpx
 
 from pawfect.client import Client
 from pawfect.pictures import before_after
@@ -19,8 +24,21 @@ SAMPLE = Path(__file__).parent / "sample"
 POLL_S = 0.2
 
 
-def run(photo: Path, mask: Path, out: Path) -> int:
+Work = Callable[[str, Path], Coroutine[Any, Any, bool]]
+"""What is done with the service at a URL, which keeps its data in a folder; whether that went well."""
+
+
+def edit(photo: Path, mask: Path, out: Path) -> int:
     """The exit status: 0 only if the edit completed."""
+    return run(out, lambda url, data_dir: _edit(url, data_dir, photo, mask, out))
+
+
+def make_headshot(photo: Path, out: Path) -> int:
+    """The exit status: 0 only if there is a headshot."""
+    return run(out, lambda url, _: _make_headshot(url, photo, out))
+
+
+def run(out: Path, work: Work) -> int:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pawfect-demo-") as data:
         service = ServiceProcess(Path(data), out / "service.log")
@@ -30,7 +48,7 @@ def run(photo: Path, mask: Path, out: Path) -> int:
             with service:
                 asyncio.run(service.wait_ready())
                 print(f"ready after {time.monotonic() - started:.1f} s at {service.url}", flush=True)
-                completed = asyncio.run(_edit(service.url, Path(data), photo, mask, out))
+                completed = asyncio.run(work(service.url, Path(data)))
                 print("stopping the service …", flush=True)
         except ServiceDied as error:
             print(error)
@@ -58,6 +76,25 @@ async def _edit(url: str, data_dir: Path, photo: Path, mask: Path, out: Path) ->
     picture = before_after(photo.read_bytes(), mask.read_bytes(), (out / "edited.jpg").read_bytes())
     (out / "before_after.png").write_bytes(picture)
     print(f"push answered {status}; look at {out / 'before_after.png'}")
+    return True
+
+
+async def _make_headshot(url: str, photo: Path, out: Path) -> bool:
+    async with Client(url) as client:
+        started = time.monotonic()
+        answer = await client.make_headshot(photo.read_bytes(), photo.name)
+        body = answer.json()
+        if answer.status_code != httpx.codes.OK:
+            print(f"there is no headshot: {body.get('detail', body)}")
+            return False
+        print(f"a headshot after {time.monotonic() - started:.1f} s; its photo: {json.dumps(body['quality'])}")
+        for name in ("preview", "print"):
+            found = await client.fetch(body[f"{name}_url"])
+            if found.status_code != httpx.codes.OK:
+                print(f"the {name} cannot be fetched: {found.text}")
+                return False
+            (out / f"{name}.png").write_bytes(found.content)
+    print(f"look at {out / 'preview.png'} and {out / 'print.png'}")
     return True
 
 

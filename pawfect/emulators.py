@@ -239,11 +239,11 @@ def _listens(port: int) -> bool:
         return probe.connect_ex((LOOPBACK, port)) == 0
 
 
-async def _provision(project: str, push_endpoint: str) -> None:
+async def _provision(project: str, push_endpoint: str, headshot_endpoint: str) -> None:
     settings = load_settings(env="gcp", project_id=project)
     clients = make_clients(settings)
     try:
-        await asyncio.to_thread(provision, clients, settings.google, push_endpoint)
+        await asyncio.to_thread(provision, clients, settings.google, push_endpoint, headshot_endpoint=headshot_endpoint)
     finally:
         await clients.close()
 
@@ -257,6 +257,11 @@ def main(arguments: list[str] | None = None) -> int:
         default="http://127.0.0.1:8000/inpaint",
         help="where the push subscription delivers (default: the service on this machine)",
     )
+    parser.add_argument(
+        "--headshot-endpoint",
+        default="http://127.0.0.1:8000/headshot/push",
+        help="where the headshots' push subscription delivers (default: the service on this machine)",
+    )
     options = parser.parse_args(arguments)
     stop = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -266,7 +271,7 @@ def main(arguments: list[str] | None = None) -> int:
             ports = None if options.free else PORTS
             with Emulators(Path(directory), ports=ports, project=options.project) as emulators:
                 os.environ.update(emulators.environment())
-                asyncio.run(_provision(options.project, options.push_endpoint))
+                asyncio.run(_provision(options.project, options.push_endpoint, options.headshot_endpoint))
                 _announce(emulators, options.push_endpoint)
                 return _stand_by(emulators, stop)
     except ConfigurationError as error:

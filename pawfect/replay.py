@@ -91,6 +91,7 @@ async def open_source(settings: Settings, subscription: str, topic: str, url: st
             clients.publisher,
             clients.subscription(subscription),
             clients.topic(topic),
+            clients.topic(settings.google.headshot_topic),
             settings.google,
         )
     finally:

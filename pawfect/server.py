@@ -90,7 +90,7 @@ def _start(settings: Settings, plan: dict[str, Any]) -> None:
 
     ray.init(
         address="local",
-        num_cpus=max(6, os.cpu_count() or 6),  # the replicas ask for 4.75 together, also on a machine with one core
+        num_cpus=max(6, os.cpu_count() or 6),  # the replicas ask for 5.75 together, also on a machine with one core
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _metrics_export_port=settings.metrics_port or None,

@@ -29,6 +29,8 @@ class AppDocuments(Protocol):
 
     async def put_session(self, session: Session, document: Document) -> None: ...
 
+    async def get_headshot(self, job_id: str) -> dict[str, Any] | None: ...
+
 
 class AppPhotos(PhotoStore, Protocol):
     """The app's side of the photos: it uploads without asking what was there."""
@@ -53,6 +55,10 @@ class AppBackend:
 
     async def read(self, session: Session) -> dict[str, Any] | None:
         return await self._sessions.get_session(session)
+
+    async def read_headshot(self, job_id: str) -> dict[str, Any] | None:
+        """The document that shows a headshot."""
+        return await self._sessions.get_headshot(job_id)
 
     async def download(self, path: str) -> bytes:
         return (await self._photos.read(path, max_bytes=2**30)).data
@@ -89,9 +95,25 @@ class GoogleBackend(AppBackend):
         self._storage = GcsPhotoStore(self._clients.storage, self._clients.bucket, settings.google)
         super().__init__(FirestoreJobStore(self._clients.firestore, settings.google), self._storage)
 
-    async def publish(self, data: bytes) -> str:
-        """Publish what the app's backend would, and return the message's id. Raises StoreUnavailable."""
-        topic, message = self._clients.topic(self._google.topic), PubsubMessage(data=data)
+    async def publish_headshot(self, job_id: str, photo: bytes, file_name: str = "photo.jpg") -> str:
+        """Upload a photo into the bucket of the originals and ask for its headshot. Raises StoreUnavailable."""
+        bucket = self._google.headshot_originals or self._clients.bucket
+        key = (
+            f"{job_id}/original/{file_name}"
+            if self._google.headshot_originals
+            else (f"headshots/originals/{job_id}/original/{file_name}")
+        )
+        originals = GcsPhotoStore(self._clients.storage, bucket, self._google)
+        await originals.replace(key, photo)
+        originals.close()
+        message = {"job_id": job_id, "orig_bucket": bucket, "orig_key": key}
+        return await self.publish(json.dumps(message).encode(), self._google.headshot_topic)
+
+    async def publish(self, data: bytes, topic_name: str | None = None) -> str:
+        """Publish what the app's backend would, to the sessions' topic unless another is named, and return the
+        message's id. Raises StoreUnavailable."""
+        topic = self._clients.topic(topic_name or self._google.topic)
+        message = PubsubMessage(data=data)
         return await asyncio.to_thread(publish, self._clients.publisher, topic, message, self._google.timeout_s)
 
     async def publish_session(self, session: Session, **options: Any) -> str:

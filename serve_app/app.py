@@ -12,9 +12,11 @@ from ray.serve import Application
 
 from ingress.deployment import Ingress
 from ingress.trust import check_trust
-from serve_app.deployments import Draft, Editor, Flux, PromptEncoder
+from serve_app.deployments import Draft, Editor, Flux, Headshots, PromptEncoder
 from serve_app.errors import ConfigurationError
 from serve_app.flux.spec import SPECS, get_spec
+from serve_app.headshots.matting_models import get_matting_model
+from serve_app.jobs.run import HEADSHOTS
 from serve_app.settings import Settings, load_settings
 from serve_app.stores import check_environment
 
@@ -41,7 +43,12 @@ def compose(settings: Settings, options: Options | None = None) -> Application:
     settings = settings.without_secrets()
     draft = Draft.options(**given.get("Draft", {})).bind(settings)
     models = _bind_models(settings, given)
-    engines = {"draft": draft, **{SPECS[name].engine: models.pop(name) for name in settings.flux.checkpoints}}
+    headshots = Headshots.options(**given.get("Headshots", {})).bind(settings)
+    engines = {
+        "draft": draft,
+        HEADSHOTS: headshots,
+        **{SPECS[name].engine: models.pop(name) for name in settings.flux.checkpoints},
+    }
     editor = Editor.options(**given.get("Editor", {})).bind(settings, engines, list(models.values()))
     return Ingress.options(**given.get("Ingress", {})).bind(settings, editor)
 
@@ -69,6 +76,7 @@ def check(settings: Settings) -> None:
     check_environment(settings)
     check_trust(settings, os.environ)
     _check_flux(settings)
+    get_matting_model(settings.headshots.matting_model)
 
 
 def _check_flux(settings: Settings) -> None:

@@ -65,6 +65,12 @@ ENGINE_SECONDS = Metric(
 GPU_SECONDS = Metric(
     "pawfect_gpu_seconds_total", Kind.COUNTER, "Seconds of accelerator time used by jobs.", ("engine",)
 )
+HEADSHOT_STAGE_SECONDS = Metric(
+    "pawfect_headshot_stage_seconds", Kind.HISTOGRAM, "Seconds of one stage of a headshot in its engine.", ("stage",)
+)
+HEADSHOT_REASONS = Metric(
+    "pawfect_headshot_reasons_total", Kind.COUNTER, "Photos below a limit of the quality gate, by code.", ("reason",)
+)
 ENGINE_TICK_SECONDS = Metric(
     "pawfect_engine_tick_seconds",
     Kind.HISTOGRAM,
@@ -106,6 +112,8 @@ ALL = (
     ENGINE_LOAD_SECONDS,
     ENGINE_READY,
     ENGINE_SECONDS,
+    HEADSHOT_STAGE_SECONDS,
+    HEADSHOT_REASONS,
     ENGINE_TICK_SECONDS,
     ENGINE_BATCH_ROWS,
     ENGINE_REQUESTS,

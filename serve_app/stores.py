@@ -25,10 +25,14 @@ from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
 from serve_app.settings_sections import GoogleSettings
 
+LOCAL_BUCKET = "local"
+"""What the embedded store's folder of originals is called on the wire, where buckets are named."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stores:
-    """`exhausted` are the messages Pub/Sub gave up; None where there is no Pub/Sub."""
+    """`exhausted` are the messages Pub/Sub gave up; None where there is no Pub/Sub. `originals_bucket` is the name of
+    what headshots' originals lie in."""
 
     jobs: JobStore
     dead_letters: DeadLetters
@@ -36,6 +40,7 @@ class Stores:
     links: Links
     close: Callable[[], Awaitable[None]]
     exhausted: Messages | None = None
+    originals_bucket: str = LOCAL_BUCKET
 
 
 def check_environment(settings: Settings) -> None:
@@ -81,7 +86,8 @@ def _open_google(settings: Settings) -> Stores:
 
     letters = PubsubDeadLetters(clients.publisher, clients.topic(google.dead_letter_topic), google)
     exhausted = ExhaustedMessages(clients.subscriber, clients.subscription(google.dead_letter_subscription), google)
-    return Stores(jobs, letters, photos, links, close, exhausted)
+    originals = google.headshot_originals or clients.bucket
+    return Stores(jobs, letters, photos, links, close, exhausted, originals)
 
 
 def list_buckets(google: GoogleSettings) -> dict[str, str]:

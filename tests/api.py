@@ -61,7 +61,8 @@ async def open_api(
 ) -> AsyncIterator[Api]:
     """`ingress` are settings of the HTTP side alone, `links` who signs for it, `jobs` the settings of the section."""
     engine, states = FakeEngine(), {"draft": LoadState(Phase.READY, None, 1.0)}
-    async with open_workbench(root, {"draft": engine, "flux-base": engine}, start=start, **jobs) as bench:
+    engines = {"draft": engine, "flux-base": engine, "headshots": engine}
+    async with open_workbench(root, engines, start=start, **jobs) as bench:
 
         async def assess() -> Readiness:
             return judge("draft", states)
@@ -71,11 +72,12 @@ async def open_api(
             settings=settings,
             jobs=bench.service,
             submitter=Submitter(bench.stores.jobs, bench.stores.photos, settings, clock),
+            headshots=bench.headshots,
             photos=bench.stores.photos,
             links=links or bench.stores.links,
             dead_letters=bench.stores.dead_letters,
             readiness=assess,
-            nudge=bench.runner.nudge,
+            nudge=bench.nudge,
             sink=bench.sink,
             clock=clock,
             trust=trust or LocalTrust(),

@@ -14,7 +14,9 @@ from serve_app.clock import SystemClock
 from serve_app.engines.protocol import EngineClient
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.codec_threads import CodecThreads
-from serve_app.jobs.model import Job, Session
+from serve_app.jobs.headshot_orders import HeadshotSubmitter
+from serve_app.jobs.lanes import Lanes
+from serve_app.jobs.model import Job, Lane, Session
 from serve_app.jobs.reconciler import Reconciler
 from serve_app.jobs.run import Editing
 from serve_app.jobs.runner import Runner
@@ -34,7 +36,7 @@ class Workbench:
     settings: Settings
     stores: Stores
     service: JobService
-    runner: Runner
+    lanes: Lanes
     reconciler: Reconciler
     sink: PlainSink
     backend: Backend
@@ -49,6 +51,19 @@ class Workbench:
         job = await self.service.submit(EditOrder(session, delivery, **options))
         self.runner.nudge()
         return job
+
+    @property
+    def headshots(self) -> HeadshotSubmitter:
+        stores = self.stores
+        return HeadshotSubmitter(self.service, stores.photos, stores.originals_bucket, self.settings, SystemClock())
+
+    @property
+    def runner(self) -> Runner:
+        """That of edits and images."""
+        return self.lanes.runners[Lane.IMAGES]
+
+    def nudge(self) -> None:
+        self.lanes.nudge()
 
     async def finish(self, job: Job, timeout_s: float = 20) -> Job:
         ended = await self.service.wait(job.id, timeout_s)
@@ -73,18 +88,18 @@ async def open_workbench(
     settings = Settings(data_dir=root, jobs=JobSettings(**{**QUICK, **jobs}))
     stores, clock, sink = open_stores(settings), SystemClock(), PlainSink()
     threads = CodecThreads(2, clock)
-    editing = Editing(stores.jobs, stores.photos, engines, settings, clock, threads)
+    editing = Editing(stores.jobs, stores.photos, stores.links, engines, settings, clock, threads)
     closer = Closer(stores.jobs, stores.dead_letters, sink)
     reconciler = Reconciler(stores.jobs, closer, clock, sink)
-    runner = Runner(stores.jobs, editing, closer, settings.jobs, clock, sink)
+    lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink)
     service = JobService(stores.jobs, stores.photos, closer, settings, clock)
     backend = Backend(root)
     if start:
-        runner.start()
+        lanes.start()
     try:
-        yield Workbench(settings, stores, service, runner, reconciler, sink, backend, threads)
+        yield Workbench(settings, stores, service, lanes, reconciler, sink, backend, threads)
     finally:
-        await runner.drain(0)
+        await lanes.drain(0)
         threads.close()
         backend.close()
         await stores.close()

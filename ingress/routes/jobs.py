@@ -37,8 +37,7 @@ REPEATED: dict[str, Any] = {
 }
 
 
-def read_key(
-    _caller: Caller,
+def read_idempotency_key(
     request: Request,
     key: Annotated[
         str | None,
@@ -57,7 +56,7 @@ def read_key(
 
 
 async def read_order(
-    caller: Limited, key: Annotated[str | None, Depends(read_key)], request: Request, services: Provided
+    caller: Limited, key: Annotated[str | None, Depends(read_idempotency_key)], request: Request, services: Provided
 ) -> JobOrder:
     """The body, which FastAPI would read and parse before it asks any dependency who is calling."""
     upload = await read_job(request, services.settings.photos)

@@ -1,25 +1,28 @@
-"""`POST /inpaint`: what the push subscription calls."""
+"""`POST /inpaint` and `POST /headshot/push`: what the push subscriptions call."""
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from starlette.exceptions import HTTPException
 
-from ingress import push
-from ingress.auth import VerifiedPush, verify_push
+from ingress import headshot_push, push
+from ingress.auth import HEADSHOT_PUSH_PATH, verify_push
 from ingress.problems import describe_problem, find_status
 from ingress.schemas import PushMessage
 from ingress.services import Provided, Services
 from serve_app import metrics
 from serve_app.errors import InvalidMessage, InvalidRequest, PawfectError
 from serve_app.jobs.exhaustion import find_session
+from serve_app.jobs.model import Job
 
 router = APIRouter(tags=["push"])
 
 PATH = "/inpaint"
+HEADSHOT_PATH = HEADSHOT_PUSH_PATH
 MAX_BODY_BYTES = 16 * 2**20
 """Pub/Sub's largest message, 10 MB, as base64 with its envelope."""
 
@@ -46,9 +49,21 @@ async def receive_push(request: Request, services: Provided) -> Response:
     """Edit the session named in a Pub/Sub push. 204 acknowledges: the job has ended, whether well or not, or the
     message was of no use and lies in the dead letters. 400: not a push. 401, 403: not from the subscription, and
     nothing was done. 503: not finished yet, deliver again."""
+    return await _receive(request, services, lambda delivery: services.jobs.submit(push.read_order(delivery)))
+
+
+@router.post(
+    HEADSHOT_PATH, status_code=push.ACKNOWLEDGED, response_class=Response, responses=ANSWERS, openapi_extra=BODY
+)
+async def receive_headshot_push(request: Request, services: Provided) -> Response:
+    """Make the headshot named in a Pub/Sub push, `{job_id, orig_bucket, orig_key}`; answered as `POST /inpaint` is."""
+    return await _receive(request, services, lambda delivery: headshot_push.submit(services, delivery))
+
+
+async def _receive(request: Request, services: Services, submit: Callable[[push.Push], Awaitable[Job]]) -> Response:
     status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
     try:
-        status = await _answer(services, await verify_push(request, services.trust))
+        status = await _answer(services, (await verify_push(request, services.trust)).push, submit)
     except PawfectError as error:
         status = int(find_status(error))
         raise
@@ -60,10 +75,9 @@ async def receive_push(request: Request, services: Provided) -> Response:
     return Response(status_code=status)
 
 
-async def _answer(services: Services, verified: VerifiedPush) -> int:
-    delivery = verified.push
+async def _answer(services: Services, delivery: push.Push, submit: Callable[[push.Push], Awaitable[Job]]) -> int:
     try:
-        job = await services.jobs.submit(push.read_order(delivery))
+        job = await submit(delivery)
     except (InvalidMessage, InvalidRequest) as error:
         await _refuse(services, delivery, InvalidMessage(error.message))
         return push.ACKNOWLEDGED

@@ -41,9 +41,11 @@ class EditorShell:
         from serve_app.jobs.codec_threads import CodecThreads
         from serve_app.jobs.exhaustion import Exhaustion
         from serve_app.jobs.expiry import Expiry
+        from serve_app.jobs.headshot_orders import HeadshotSubmitter
+        from serve_app.jobs.lanes import Lanes
         from serve_app.jobs.reconciler import Reconciler
         from serve_app.jobs.run import Editing
-        from serve_app.jobs.runner import Runner
+        from serve_app.jobs.service import JobService
 
         configure_logging(settings.log_level, settings.service_name)
         self._engines = dict(engines)
@@ -53,19 +55,22 @@ class EditorShell:
         clients = {name: EngineHandle(handle) for name, handle in engines.items()}
         self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
         self._threads = CodecThreads(CODEC_THREADS, clock)
-        editing = Editing(stores.jobs, stores.photos, clients, settings, clock, self._threads)
+        editing = Editing(stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads)
         closer = Closer(stores.jobs, stores.dead_letters, sink)
         reconciler = Reconciler(stores.jobs, closer, clock, sink)
-        self._runner = Runner(stores.jobs, editing, closer, settings.jobs, clock, sink)
-        self._runner.start()
+        self._lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink)
+        self._lanes.start()
         expiry = Expiry(stores.jobs, stores.photos, clock)
         work = (reconciler.run(), expiry.run(), self._watch_engines())
         self._tasks = [asyncio.create_task(each) for each in work]
         if stores.exhausted is not None:
-            self._tasks.append(asyncio.create_task(Exhaustion(stores.exhausted, stores.jobs).run()))
+            jobs = JobService(stores.jobs, stores.photos, closer, settings, clock)
+            headshots = HeadshotSubmitter(jobs, stores.photos, stores.originals_bucket, settings, clock)
+            exhaustion = Exhaustion(stores.exhausted, stores.jobs, headshots.refuse)
+            self._tasks.append(asyncio.create_task(exhaustion.run()))
 
     async def nudge(self) -> None:
-        self._runner.nudge()
+        self._lanes.nudge()
 
     async def load_states(self) -> dict[str, LoadState | None]:
         """Each engine's state as last heard; None for one scaled to zero."""
@@ -73,13 +78,13 @@ class EditorShell:
 
     async def check_health(self) -> None:
         """Raises when the replica should be replaced: nothing is claimed any more, or a photo hangs in its decoder."""
-        if not self._runner.is_alive:
-            raise RuntimeError("The claim loop has ended.")
+        if not self._lanes.are_alive:
+            raise RuntimeError("A claim loop has ended.")
         if (busy := self._threads.busy_seconds()) > self._hang_s:
             raise RuntimeError(f"A photo has been in its decoder or encoder for {busy:.0f} s.")
 
     async def stop(self) -> None:
-        await self._runner.drain(DRAIN_S)
+        await self._lanes.drain(DRAIN_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

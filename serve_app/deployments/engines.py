@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from serve_app.engines.draft import DraftEngine
     from serve_app.flux.engine import FluxEngine
     from serve_app.flux.text import TextEmbedding
+    from serve_app.headshots.engine import HeadshotEngine
 
 LOAD_POLL_S = 0.1
 MAX_FAILURES = 5
@@ -101,6 +102,28 @@ class FluxShell(EngineShell["FluxEngine"]):
         encode = PromptEncoderHandle(encoder, asyncio.get_running_loop()).encode
         engine = get_spec(name).engine
         super().__init__(engine, lambda: _load_flux(settings, name, encode, sink), settings.engines, sink)
+
+
+class HeadshotsShell(EngineShell["HeadshotEngine"]):
+    """The engine of headshots."""
+
+    def __init__(self, settings: Settings) -> None:
+        configure_logging(settings.log_level, settings.service_name)
+        sink = RaySink()
+        super().__init__("headshots", lambda: _load_headshots(settings, sink), settings.engines, sink)
+
+
+def _load_headshots(settings: Settings, sink: Sink) -> HeadshotEngine:
+    from serve_app.headshots.engine import HeadshotEngine
+    from serve_app.headshots.matting import load_matting
+    from serve_app.headshots.matting_models import get_matting_model
+    from serve_app.matting_weights import locate_matting
+
+    headshots = settings.headshots
+    model = get_matting_model(headshots.matting_model)
+    path = locate_matting(settings, model.weights, token=os.environ.get("HF_TOKEN"))
+    matting = load_matting(path, model, threads=headshots.threads, cuda=headshots.cuda)
+    return HeadshotEngine(matting, headshots, settings.photos, sink)
 
 
 def _load_draft(settings: EngineSettings) -> DraftEngine:

@@ -8,10 +8,10 @@ request it emits any number of `Queued`, `Step` and `Decoding`, then exactly one
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ class Task(StrEnum):
     FILL = "fill"
     TEXT_TO_IMAGE = "text-to-image"
     IMAGE_TO_IMAGE = "image-to-image"
+    HEADSHOT = "headshot"
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -86,6 +87,15 @@ class ImageToImageRequest(Request):
     strength: float
 
 
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HeadshotRequest(Request):
+    """`photo` is the file as it was sent; prompt, steps, guidance and seed have no effect."""
+
+    task: ClassVar[Task] = Task.HEADSHOT
+
+    photo: bytes
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class EngineResult:
     """For a fill `images[i]` has the size of `crops[i]`, and pixels outside the mask are not promised to be kept; the
@@ -98,6 +108,16 @@ class EngineResult:
     images: tuple[Image, ...]
     engine_seconds: float
     gpu_seconds: float
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class HeadshotResult(EngineResult):
+    """No images but two PNG files, grey with alpha, and what was found about the photo: {pass, metrics, reasons}."""
+
+    images: tuple[Image, ...] = ()
+    preview: bytes
+    print: bytes
+    quality: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +149,12 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`retryable` says whether the same request may succeed another time."""
+    """`retryable` says whether the same request may succeed another time; `details` are for JSON."""
 
     code: str
     message: str
     retryable: bool
+    details: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

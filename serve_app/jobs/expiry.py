@@ -15,7 +15,7 @@ import uuid
 
 from serve_app.clock import Clock
 from serve_app.errors import StoreUnavailable
-from serve_app.jobs.model import Job, Lease
+from serve_app.jobs.model import Job, Lease, Operation
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
 from serve_app.photos.store import PhotoStore
@@ -94,8 +94,9 @@ def is_expired(job: Job, now: float) -> bool:
 
 
 def list_images(job: Job) -> list[str]:
-    """The paths of what is only there for this job."""
+    """The paths of what is only there for this job; the original that a message named is its sender's."""
     if job.session is not None:
         return []
     files = job.files
-    return [path for path in (files.original, files.mask, files.result, files.preview) if path is not None]
+    original = files.original if job.operation is not Operation.HEADSHOT or job.owner else None
+    return [path for path in (original, files.mask, files.result, files.preview) if path is not None]

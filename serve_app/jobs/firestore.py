@@ -1,7 +1,8 @@
 """The production job store: one Firestore document per job, and the app's session documents beside them.
 
 `{jobs_collection}/{job id}` is ours. `users/{user}/sessions/{session}` belongs to the app's backend: our fields are
-merged into it where it exists, everything else in it is left alone, and it is never created. How long a call may take
+merged into it where it exists, everything else in it is left alone, and it is never created.
+`{headshots_collection}/{job id}` shows a headshot; it is written whole, with its job. How long a call may take
 and what is tried again is said in `firestore_documents`; which indexes and which TTL policy there should be, in
 `firestore_jobs`.
 
@@ -29,10 +30,11 @@ from google.cloud.firestore import AsyncClient, AsyncDocumentReference, AsyncQue
 from google.cloud.firestore_v1.base_query import FieldFilter
 
 from serve_app.errors import StoreUnavailable
+from serve_app.jobs import headshot_view
 from serve_app.jobs.firestore_changes import WATCH_INTERVAL_S, FirestoreChanges
 from serve_app.jobs.firestore_documents import Documents, Snapshot, delete, write
 from serve_app.jobs.firestore_jobs import read_job, read_jobs, write_job
-from serve_app.jobs.model import Job, Priority, Session, Status
+from serve_app.jobs.model import Job, Lane, Operation, Priority, Session, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import Backlog, Decide, Write
 from serve_app.jobs.watching import Watchers
@@ -53,6 +55,7 @@ class FirestoreJobStore:
     def __init__(self, client: AsyncClient, settings: GoogleSettings) -> None:
         self._client = client
         self._jobs = client.collection(settings.jobs_collection)
+        self._headshots = client.collection(settings.headshots_collection)
         self._documents = Documents(client, settings.timeout_s)
         self._watchers = Watchers(lambda: FirestoreChanges(self._documents, self._jobs), WATCH_INTERVAL_S)
 
@@ -71,6 +74,7 @@ class FirestoreJobStore:
             if decision.fields and document is not None:
                 write(batch, snapshots[1], decision.fields)
             tried = write_job(batch, snapshots[0], decision)
+            self._show(batch, found, tried)
             return tried
 
         references = [self._jobs.document(job_id)]
@@ -78,14 +82,25 @@ class FirestoreJobStore:
             references.append(self._session(session))
         return await self._documents.change(references, work)
 
-    async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
+    def _show(self, batch: AsyncWriteBatch, before: Job | None, job: Job) -> None:
+        """The document of a headshot, which nobody else writes, where it has changed: a running job is written every
+        second."""
+        if job.operation is not Operation.HEADSHOT:
+            return
+        fields = headshot_view.describe(job)
+        if before is None or fields != headshot_view.describe(before):
+            batch.set(self._headshots.document(job.id), fields, merge=True)  # the app may keep fields of its own there
+
+    async def claim(
+        self, now: float, decide: Decide, *, urgent_only: bool = False, lane: Lane = Lane.IMAGES
+    ) -> Job | None:
         def take(job: Job | None, document: Document | None) -> Write | None:
             if job is None or not _is_claimable(job, now):
                 raise _Taken
             return decide(job, document)
 
         for _ in range(CLAIM_ROUNDS):
-            candidates = await self._find_claimable(now, urgent_only)
+            candidates = await self._find_claimable(now, urgent_only, lane)
             if not candidates:
                 return None
             choice = candidates[0]
@@ -98,11 +113,13 @@ class FirestoreJobStore:
                     choice = random.choice(equals) if equals else choice
         raise StoreUnavailable(f"{CLAIM_ROUNDS} pages of jobs were all claimed by others first.")
 
-    async def _find_claimable(self, now: float, urgent_only: bool) -> list[Job]:
-        queued = _where(self._jobs, "status", "==", str(Status.QUEUED))
+    async def _find_claimable(self, now: float, urgent_only: bool, lane: Lane) -> list[Job]:
+        operations = [str(operation) for operation in Operation if operation.lane is lane]
+        jobs = _where(self._jobs, "operation", "in", operations)
+        queued = _where(jobs, "status", "==", str(Status.QUEUED))
         if urgent_only:
             queued = _where(queued, "priority", "==", int(Priority.URGENT))
-        lapsed = _where(self._jobs, "status", "==", str(Status.PROCESSING))
+        lapsed = _where(jobs, "status", "==", str(Status.PROCESSING))
         lapsed = _where(lapsed, "lease_expires_at", "<=", now).order_by("lease_expires_at")
 
         def may_run(job: Job) -> bool:
@@ -185,6 +202,8 @@ class FirestoreJobStore:
             found = read_job(snapshots[0])
             if found is not None and found.version == job.version:
                 delete(batch, snapshots[0])
+                if found.operation is Operation.HEADSHOT:
+                    batch.delete(self._headshots.document(found.id))
 
         await self._documents.change([self._jobs.document(job.id)], work)
 
@@ -216,6 +235,10 @@ class FirestoreJobStore:
     async def put_session(self, session: Session, document: Document) -> None:
         """Create or replace a session document, as the app's backend does; the service itself never calls this."""
         await self._documents.put(self._session(session), document)
+
+    async def get_headshot(self, job_id: str) -> dict[str, Any] | None:
+        """The document that shows a headshot, as the app's backend reads it; the service itself never calls this."""
+        return (await self._documents.get(self._headshots.document(job_id)))[0].to_dict()
 
     async def close(self) -> None:
         await self._watchers.close()

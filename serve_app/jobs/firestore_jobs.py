@@ -24,8 +24,8 @@ from serve_app.jobs.store import Write
 log = logging.getLogger(__name__)
 
 COMPOSITE_INDEXES = (
-    ("status", "priority", "created_at"),
-    ("status", "lease_expires_at"),
+    ("operation", "status", "priority", "created_at"),
+    ("operation", "status", "lease_expires_at"),
     ("status", "created_at"),
     ("status", "deadline_at"),
     ("status", "closed", "created_at"),

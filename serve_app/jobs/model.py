@@ -11,12 +11,20 @@ from types import MappingProxyType
 from typing import Any, Self
 
 from serve_app.photos.mask_convention import MaskConvention
+from serve_app.photos.mounts import HEADSHOT_OUTPUTS
 
-SCHEMA = 2
-"""Number written into every job document; readers refuse a newer one. 2: jobs without a session, operation, owner."""
+SCHEMA = 3
+"""Number written into every job document; readers refuse a newer one. 2: jobs without a session, operation, owner.
+3: headshots."""
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 """Of user and session ids; nothing else may become part of a path."""
+
+ANONYMOUS = "anonymous"
+"""The owner of what was asked for without a token."""
+
+HEADSHOT_ID_PATTERN = r"^[A-Za-z0-9-][A-Za-z0-9_-]{0,127}$"
+"""Of headshots' jobs, whose ids are those of documents as well: Firestore keeps names between double underscores."""
 
 MAX_DELIVERIES = 64
 """Delivery ids remembered per job, the latest ones; a redelivery older than so many other messages counts as new."""
@@ -48,6 +56,18 @@ class Operation(StrEnum):
     INPAINT = "ImageInpaint"
     GENERATE = "ImageGeneration"
     TRANSFORM = "ImageTransform"
+    HEADSHOT = "PetHeadshot"
+
+    @property
+    def lane(self) -> Lane:
+        return Lane.HEADSHOTS if self is Operation.HEADSHOT else Lane.IMAGES
+
+
+class Lane(StrEnum):
+    """Queues that do not hold each other up: an hour of edits waiting for a GPU is nothing to a headshot on a CPU."""
+
+    IMAGES = "images"
+    HEADSHOTS = "headshots"
 
 
 class Stage(StrEnum):
@@ -137,6 +157,17 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Headshot:
+    """What a headshot's run has to say besides its images. `quality` is {pass, metrics, reasons}; the links are those
+    of the end of the run, None where there are none (`print_url` also for a caller that nobody knows)."""
+
+    quality: Mapping[str, Any]
+    preview_url: str | None = None
+    print_url: str | None = None
+    links_expire_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Lease:
     """The right to run a job: whoever presents `token` may write, until another worker has claimed it."""
 
@@ -156,7 +187,8 @@ class Job:
     `session` is None for a job that somebody asked for over HTTP; then `owner` is that caller, `digest` tells whether
     a repeated request is the same, and its files go with the record. A job that has ended is forgotten after
     `expires_at`, never where that is None, as in records of earlier versions; its lease is then that of whoever forgets
-    it. The generations are those of the input images, ABSENT where there is none.
+    it. The generations are those of the input images, ABSENT where there is none. `original_path` is where a
+    headshot's photo lies; without an owner a message asked for it, and that photo stays when it is forgotten.
     """
 
     id: str
@@ -190,6 +222,8 @@ class Job:
     stage_seconds: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     gpu_seconds: float = 0.0
     cost: float = 0.0
+    original_path: str | None = None
+    headshot: Headshot | None = None
     closed: bool = False
     ended_version: int | None = None
     version: int = 0
@@ -202,6 +236,9 @@ class Job:
         if self.session is not None:
             session = self.session
             return Files(session.original_path, session.mask_path, session.edited_path, session.preview_path)
+        if self.operation is Operation.HEADSHOT:
+            outputs = f"{HEADSHOT_OUTPUTS}{self.id}/outputs"
+            return Files(self.original_path, None, f"{outputs}/print.png", f"{outputs}/preview.png")
         folder = f"jobs/{self.id}"
         return Files(
             original=None if self.operation is Operation.GENERATE else f"{folder}/init_image",
@@ -243,11 +280,16 @@ def to_document(job: Job) -> dict[str, Any]:
     document["parameters"] = asdict(job.parameters)
     document["lease"] = asdict(job.lease) if job.lease else None
     document["progress"] = asdict(job.progress) if job.progress else None
+    document["headshot"] = _write_headshot(job.headshot) if job.headshot else None
     document["priority"] = int(job.priority)
     document["status"] = str(job.status)
     document["deliveries"] = list(job.deliveries)
     document["stage_seconds"] = dict(job.stage_seconds)
     return {"schema": SCHEMA, **document}
+
+
+def _write_headshot(headshot: Headshot) -> dict[str, Any]:
+    return {**{name: getattr(headshot, name) for name in Headshot.__slots__}, "quality": dict(headshot.quality)}
 
 
 def from_document(document: Mapping[str, Any]) -> Job:
@@ -262,6 +304,8 @@ def from_document(document: Mapping[str, Any]) -> Job:
     values["lease"] = Lease(**values["lease"]) if values["lease"] else None
     progress = values["progress"]
     values["progress"] = Progress(**{**progress, "stage": Stage(progress["stage"])}) if progress else None
+    headshot = values.get("headshot")
+    values["headshot"] = Headshot(**headshot) if headshot else None
     values["priority"] = Priority(values["priority"])
     values["status"] = Status(values["status"])
     values["deliveries"] = tuple(values["deliveries"])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +14,8 @@ from serve_app.editing.fitting import fit_image, fit_size
 from serve_app.engines.protocol import (
     EngineResult,
     FillRequest,
+    HeadshotRequest,
+    HeadshotResult,
     Image,
     ImageToImageRequest,
     Request,
@@ -34,11 +37,13 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The files to store, and the seconds per stage."""
+    """The files to store, and the seconds per stage; of a headshot, what was found about the photo."""
 
     result: bytes
     preview: bytes | None
     seconds: dict[str, float]
+    preview_type: str = "image/jpeg"
+    quality: Mapping[str, Any] | None = None
 
 
 class Started(Protocol):
@@ -79,6 +84,9 @@ def start(job: Job, inputs: Inputs, settings: Settings, *, keep_frame: bool) -> 
         case Operation.TRANSFORM:
             assert inputs.original is not None
             return _start_transforming(job, inputs.original, settings)
+        case Operation.HEADSHOT:
+            assert inputs.original is not None
+            return _Headshooting(HeadshotRequest(**_common(job), photo=inputs.original))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -137,6 +145,22 @@ class _Generating:
         limits = self.settings.photos
         data = encode_image(result.images[0], None, None, limits.jpeg_quality, self.job.parameters.output_format)
         return Output(data, None, {"encode": time.perf_counter() - started})
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Headshooting:
+    """The engine has the whole photo, and decodes and encodes by itself: two frames at a time would be of no use."""
+
+    request: Request
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def without_frame(self) -> _Headshooting:
+        return self
+
+    def finish(self, result: EngineResult) -> Output:
+        if not isinstance(result, HeadshotResult):
+            raise EngineFailed("The engine returned images where a headshot was asked for.")
+        return Output(result.print, result.preview, {}, preview_type="image/png", quality=result.quality)
 
 
 def _start_transforming(job: Job, original: bytes, settings: Settings) -> _Generating:

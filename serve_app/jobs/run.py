@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from serve_app.clock import Clock
 from serve_app.engines.protocol import (
@@ -26,27 +29,38 @@ from serve_app.errors import (
     EngineFull,
     EngineRejected,
     EngineUnavailable,
+    HeadshotRejected,
     ObjectMissing,
     ObjectReplaced,
     OutputInvalid,
     PawfectError,
+    PhotoTooLarge,
+    PhotoUnreadable,
     QualityUnavailable,
     SessionMissing,
     StageTimeout,
+    StoreUnavailable,
 )
 from serve_app.jobs.codec_threads import CodecThreads
-from serve_app.jobs.model import Job, Progress, Stage
+from serve_app.jobs.headshot_links import sign_results
+from serve_app.jobs.model import ANONYMOUS, Headshot, Job, Lane, Operation, Progress, Stage
 from serve_app.jobs.operations import Inputs, Output, Started, start
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.transitions import Outcome
 from serve_app.photos.codec import CONTENT_TYPES
+from serve_app.photos.links import Links
 from serve_app.photos.store import ABSENT, PhotoStore
 from serve_app.settings import Settings
 
+log = logging.getLogger(__name__)
+
 SECONDS_PER_HOUR = 3600
+HEADSHOTS = "headshots"
+"""The engine of headshots."""
 
 ENGINE_ERRORS: dict[str, type[PawfectError]] = {
-    kind.code: kind for kind in (EngineUnavailable, EngineFull, OutputInvalid, DeadlineExceeded)
+    kind.code: kind
+    for kind in (EngineUnavailable, EngineFull, OutputInvalid, DeadlineExceeded, PhotoUnreadable, PhotoTooLarge)
 }
 """What an engine's failures are here, besides plainly failed and plainly rejected."""
 
@@ -91,6 +105,7 @@ class Editing:
         self,
         store: JobStore,
         photos: PhotoStore,
+        links: Links,
         engines: Mapping[str, EngineClient],
         settings: Settings,
         clock: Clock,
@@ -98,12 +113,13 @@ class Editing:
     ) -> None:
         self._store = store
         self._photos = photos
+        self._links = links
         self._engines = engines
         self._settings = settings
         self._clock = clock
         self._threads = threads
         self._limit_s = settings.jobs.stage_timeout_s
-        self._in_engine = 0
+        self._in_engine: Counter[Lane] = Counter()
 
     async def run(self, job: Job, report: Report, confirm: Confirm) -> Outcome:
         """Do the whole edit. Raises PermanentError or TransientError; writes nothing but the two result objects."""
@@ -115,15 +131,16 @@ class Editing:
             async with asyncio.timeout(self._limit_s):
                 fetched = await self._download(job)
         report(Progress(Stage.DECODE))
-        alone = self._in_engine == 0
+        lane = job.operation.lane
+        alone = self._in_engine[lane] == 0
         with _limited(Stage.DECODE, self._limit_s):
             started: Started = await self._threads.run(
                 self._limit_s, partial(start, job, fetched.inputs, self._settings, keep_frame=alone)
             )
         watch.add(started.seconds)
         report(Progress(Stage.ENGINE))
-        with watch.time(Stage.ENGINE), self._entering_engine():
-            if self._in_engine > 1:
+        with watch.time(Stage.ENGINE), self._entering_engine(lane):
+            if self._in_engine[lane] > 1:
                 started = started.without_frame()
             result = await _ask(engine, started.request, report, self._limit_s)
         report(Progress(Stage.ENCODE))
@@ -135,19 +152,24 @@ class Editing:
         with watch.time(Stage.UPLOAD), _limited(Stage.UPLOAD, self._limit_s):
             async with asyncio.timeout(self._limit_s):
                 await self._upload(job, output, fetched)
+                headshot = None if output.quality is None else await self._describe(job, output.quality)
         cost = result.gpu_seconds * self._settings.engines.gpu_hour_usd / SECONDS_PER_HOUR
-        return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost)
+        return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost, headshot)
 
     @contextmanager
-    def _entering_engine(self) -> Iterator[None]:
-        """Counts the jobs of this Editor that an engine has: one that comes second waits, and keeps no frame."""
-        self._in_engine += 1
+    def _entering_engine(self, lane: Lane) -> Iterator[None]:
+        """Counts a lane's jobs that this Editor's engines have: one that comes second waits, and keeps no frame."""
+        self._in_engine[lane] += 1
         try:
             yield
         finally:
-            self._in_engine -= 1
+            self._in_engine[lane] -= 1
 
     def _choose_engine(self, job: Job) -> tuple[str, EngineClient]:
+        if job.operation is Operation.HEADSHOT:
+            if HEADSHOTS not in self._engines:
+                raise QualityUnavailable("Headshots are not made here.")
+            return HEADSHOTS, self._engines[HEADSHOTS]
         name = job.parameters.quality
         row = self._settings.qualities.get(name)
         engine = job.engine or (row.engine if row is not None else "")
@@ -180,7 +202,7 @@ class Editing:
             raise ObjectMissing(f"There was no {name} at {path} when the message came; upload it first, then publish.")
         found = await self._photos.read(path, max_bytes=self._settings.photos.max_bytes)
         if found.generation != generation:
-            raise ObjectReplaced(f"{name} was replaced after the edit was asked for; publish the session again.")
+            raise ObjectReplaced(f"{name} was replaced after the job was asked for; ask for it again.")
         return found.data
 
     async def _upload(self, job: Job, output: Output, fetched: _Fetched) -> None:
@@ -189,8 +211,19 @@ class Editing:
         await self._photos.write(files.result, output.result, content_type=kind, expected=fetched.result_generation)
         if files.preview is not None and output.preview is not None:
             await self._photos.write(
-                files.preview, output.preview, content_type="image/jpeg", expected=fetched.preview_generation
+                files.preview, output.preview, content_type=output.preview_type, expected=fetched.preview_generation
             )
+
+    async def _describe(self, job: Job, quality: Mapping[str, Any]) -> Headshot:
+        """With links for whoever reads the document alone; there is none to the print for a caller nobody knows. A
+        headshot that is there is not made again because nobody signs: the route gives links as soon as somebody does.
+        """
+        try:
+            links = await sign_results(self._links, job, with_print=job.owner != ANONYMOUS)
+        except StoreUnavailable as error:
+            log.warning("a headshot's document has no links: %s", error, extra={"job": job.id})
+            return Headshot(quality)
+        return Headshot(quality, links.preview.url, links.print.url if links.print else None, links.preview.expires_at)
 
 
 @contextmanager
@@ -236,6 +269,8 @@ def _conclude(event: Done | Failed | Cancelled) -> EngineResult:
     match event:
         case Done(result):
             return result
+        case Failed(HeadshotRejected.code, message, _, details):
+            raise HeadshotRejected(message, details or {})
         case Failed(code, message, retryable):
             raise ENGINE_ERRORS.get(code, EngineFailed if retryable else EngineRejected)(message)
         case Cancelled():

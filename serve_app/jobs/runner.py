@@ -1,4 +1,4 @@
-"""The claim loop: takes jobs from the store, runs several at a time, and writes how each ended.
+"""The claim loop: takes jobs of one lane from the store, runs several at a time, and writes how each ended.
 
 Started when a replica starts and never inside a request, so that no client's connection decides over a job.
 """
@@ -24,7 +24,7 @@ from serve_app.errors import (
 from serve_app.jobs import session_view, transitions
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.hold import Hold, Interruption
-from serve_app.jobs.model import Job, Priority, Status
+from serve_app.jobs.model import Job, Lane, Priority, Status
 from serve_app.jobs.run import Editing
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
@@ -52,7 +52,13 @@ class Runner:
         settings: JobSettings,
         clock: Clock,
         sink: Sink,
+        lane: Lane = Lane.IMAGES,
+        slots: int | None = None,
     ) -> None:
+        """Without `slots` as many as the settings say, and some of those for urgent jobs."""
+        self._lane = lane
+        self._slots = slots or settings.slots
+        self._urgent_slots = settings.urgent_slots if slots is None else 0
         self._store = store
         self._editing = editing
         self._closer = closer
@@ -112,10 +118,10 @@ class Runner:
         self._wake.clear()
 
     async def _claim_one(self) -> bool:
-        if len(self._active) >= self._settings.slots:
+        if len(self._active) >= self._slots:
             return False
         normal = sum(hold.job.priority is not Priority.URGENT for hold in self._active.values())
-        urgent_only = normal >= self._settings.slots - self._settings.urgent_slots
+        urgent_only = normal >= self._slots - self._urgent_slots
         token = uuid.uuid4().hex
         now = self._clock.now()
         crashed = False
@@ -131,7 +137,7 @@ class Runner:
             return Write(claimed, session_view.describe(claimed))
 
         try:
-            job = await self._store.claim(now, decide, urgent_only=urgent_only)
+            job = await self._store.claim(now, decide, urgent_only=urgent_only, lane=self._lane)
         except _Alive:
             return False
         except StoreUnavailable:

@@ -81,9 +81,11 @@ class JobService:
             deliveries=(order.delivery,),
             message=order.message,
         )
-        return await self._admit(fresh, order.delivery)
+        return await self.admit(fresh, order.delivery)
 
-    async def _admit(self, fresh: Job, delivery: str) -> Job:
+    async def admit(self, fresh: Job, delivery: str) -> Job:
+        """The job that comes of a message, for which `fresh` is what it describes. Raises Conflict for an id that
+        another job has, StoreUnavailable."""
         while True:
             try:
                 job = await self._store.change(
@@ -96,6 +98,12 @@ class JobService:
                 if job.status.is_final and not job.closed:
                     await self._closer.close(job)
                 return job
+
+    async def create(self, fresh: Job) -> Job:
+        """The job of this id: `fresh`, unless there is one already. Raises StoreUnavailable."""
+        job = await self._store.change(fresh.id, fresh.session, lambda found, _: None if found else Write(fresh))
+        assert job is not None
+        return job
 
     def resolve(self, order: EditOrder) -> Parameters:
         name = order.quality if order.quality not in (None, "auto") else self._settings.quality

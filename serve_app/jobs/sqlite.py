@@ -7,7 +7,8 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
-from serve_app.jobs.model import SCHEMA, Job, Priority, Session, Status, from_document, to_document
+from serve_app.jobs import headshot_view
+from serve_app.jobs.model import SCHEMA, Job, Lane, Operation, Priority, Session, Status, from_document, to_document
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.sqlite_changes import WATCH_INTERVAL_S, SqliteChanges
 from serve_app.jobs.sqlite_database import SqliteDatabase, transaction
@@ -17,7 +18,7 @@ from serve_app.jobs.watching import Watchers
 _CLAIMABLE = """
 SELECT body FROM jobs
 WHERE ((status = 'queued' AND not_before <= :now) OR (status = 'processing' AND lease_expires_at <= :now))
-  AND priority <= :least AND schema <= :schema
+  AND priority <= :least AND schema <= :schema AND (json_extract(body, '$.operation') IS 'PetHeadshot') = :headshots
 ORDER BY priority, created_at LIMIT 1
 """
 _OWNED = """
@@ -78,6 +79,9 @@ def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
             json.dumps(to_document(job)),
         ),
     )
+    if job.operation is Operation.HEADSHOT:
+        path = headshot_view.locate(job.id)
+        _write_document(connection, path, {**(_read_document(connection, path) or {}), **headshot_view.describe(job)})
     return job
 
 
@@ -99,9 +103,11 @@ class SqliteJobStore:
 
         return await self._database.run(work)
 
-    async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
+    async def claim(
+        self, now: float, decide: Decide, *, urgent_only: bool = False, lane: Lane = Lane.IMAGES
+    ) -> Job | None:
         least = Priority.URGENT if urgent_only else max(Priority)
-        values = {"now": now, "least": int(least), "schema": SCHEMA}
+        values = {"now": now, "least": int(least), "schema": SCHEMA, "headshots": int(lane is Lane.HEADSHOTS)}
 
         def work(connection: sqlite3.Connection) -> Job | None:
             # A look without the write lock first: idle Editors poll, and must not hold up those who write.
@@ -156,6 +162,8 @@ class SqliteJobStore:
                 found = _read_job(connection, job.id)
                 if found is not None and found.version == job.version:
                     _remove_job(connection, job.id)
+                    if found.operation is Operation.HEADSHOT:
+                        connection.execute("DELETE FROM documents WHERE path = ?", (headshot_view.locate(job.id),))
 
         await self._database.run(work)
 
@@ -188,6 +196,10 @@ class SqliteJobStore:
                 _write_document(connection, session.path, document)
 
         await self._database.run(work)
+
+    async def get_headshot(self, job_id: str) -> dict[str, Any] | None:
+        """The document that shows a headshot, as the app's backend reads it; the service itself never calls this."""
+        return await self._database.run(lambda connection: _read_document(connection, headshot_view.locate(job_id)))
 
     async def close(self) -> None:
         await self._watchers.close()

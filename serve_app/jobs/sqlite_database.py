@@ -39,6 +39,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     body TEXT NOT NULL
 );
 CREATE INDEX IF NOT EXISTS jobs_by_urgency ON jobs (status, priority, created_at);
+CREATE INDEX IF NOT EXISTS jobs_by_lane
+    ON jobs ((json_extract(body, '$.operation') IS 'PetHeadshot'), status, priority, created_at);
 CREATE INDEX IF NOT EXISTS jobs_by_change ON jobs (change);
 CREATE INDEX IF NOT EXISTS jobs_by_owner ON jobs (json_extract(body, '$.owner'), created_at, id);
 CREATE INDEX IF NOT EXISTS jobs_by_expiry ON jobs (closed, json_extract(body, '$.expires_at'));

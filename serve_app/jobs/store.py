@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from serve_app.jobs.model import Job, Session, Status
+from serve_app.jobs.model import Job, Lane, Session, Status
 from serve_app.jobs.session_view import Document
 
 
@@ -35,14 +35,20 @@ class Backlog:
 
 
 class JobStore(Protocol):
-    """Every method raises StoreUnavailable when the store does not answer."""
+    """Every method raises StoreUnavailable when the store does not answer.
+
+    Whatever writes a headshot writes the document that shows it, too (`headshot_view`).
+    """
 
     async def change(self, job_id: str, session: Session | None, decide: Decide) -> Job | None:
         """Apply a decision; returns the job as it stands afterwards. Its version grows by one with each write."""
 
-    async def claim(self, now: float, decide: Decide, *, urgent_only: bool = False) -> Job | None:
-        """Apply a decision to the first job that may run now, by (priority, age): a queued one whose pause is over, or
-        a running one whose lease ran out. Of all racing callers one gets the job. None when there is none."""
+    async def claim(
+        self, now: float, decide: Decide, *, urgent_only: bool = False, lane: Lane = Lane.IMAGES
+    ) -> Job | None:
+        """Apply a decision to the first job of the lane that may run now, by (priority, age): a queued one whose pause
+        is over, or a running one whose lease ran out. Of all racing callers one gets the job. None when there is
+        none."""
 
     async def get(self, job_id: str) -> Job | None: ...
 

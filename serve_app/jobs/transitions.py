@@ -13,12 +13,13 @@ from serve_app.errors import (
     Conflict,
     EngineFull,
     EngineUnavailable,
+    HeadshotRejected,
     LeaseLost,
     PawfectError,
     StoreUnavailable,
     TransientError,
 )
-from serve_app.jobs.model import MAX_DELIVERIES, Job, Lease, Progress, Status
+from serve_app.jobs.model import MAX_DELIVERIES, Headshot, Job, Lease, Progress, Status
 from serve_app.settings_sections import JobSettings
 
 LEGAL: Mapping[Status, frozenset[Status]] = {
@@ -55,6 +56,7 @@ class Outcome:
     engine_seconds: float
     gpu_seconds: float
     cost: float
+    headshot: Headshot | None = None
 
 
 def completing(outcome: Outcome) -> End:
@@ -101,6 +103,15 @@ def requeue(job: Job, fresh: Job, delivery: str) -> Job:
     return fresh.evolve(deliveries=again.deliveries, version=job.version)
 
 
+def renew(job: Job, fresh: Job, delivery: str) -> Job:
+    """Have a job that has not ended begin anew, for a message about another photo; whoever runs it
+    for the old one has lost it."""
+    again = join(job, fresh, delivery).evolve(
+        original_path=fresh.original_path, original_generation=fresh.original_generation
+    )
+    return again if job.status is Status.QUEUED else _move(again, Status.QUEUED, lease=None, progress=None)
+
+
 def claim(job: Job, token: str, now: float, settings: JobSettings, *, crashed: bool | None = None) -> Job:
     """Take a queued job, or one whose lease ran out; past its deadline or its last crash it is ended instead.
 
@@ -110,11 +121,12 @@ def claim(job: Job, token: str, now: float, settings: JobSettings, *, crashed: b
     crashed = lapsed if crashed is None else crashed
     if lapsed and job.lease is not None and job.lease.expires_at > now:
         raise Conflict(f"Job {job.id} is held until {job.lease.expires_at:.0f}.")
-    job = job.evolve(crashes=job.crashes + crashed, error=None, error_code=None)
+    job = job.evolve(crashes=job.crashes + crashed)
     if job.cancel_requested:
         return cancel(job, now, "cancelled")
     if now >= job.deadline_at:
         return expire(job, now)
+    job = job.evolve(error=None, error_code=None)
     if job.crashes >= settings.max_crashes:
         return fail(job, now, "crashed", f"The worker died {job.crashes} times while editing this photo.")
     lease = Lease(token, now + settings.lease_s)
@@ -143,6 +155,7 @@ def complete(job: Job, token: str, now: float, outcome: Outcome) -> Job:
         stage_seconds=outcome.stage_seconds,
         gpu_seconds=outcome.gpu_seconds,
         cost=outcome.cost,
+        headshot=outcome.headshot,
     )
 
 
@@ -163,6 +176,8 @@ def obey(job: Job, token: str, now: float, superseded: bool) -> Job:
 def settle(job: Job, token: str, now: float, error: PawfectError, settings: JobSettings) -> Job:
     """End a run that raised `error`: again later where that may help, failed with the reason where not."""
     _held(job, token)
+    if isinstance(error, HeadshotRejected):
+        job = job.evolve(headshot=Headshot(error.quality))
     if not isinstance(error, TransientError):
         return fail(job, now, error.code, error.message)
     if isinstance(error, EngineFull):
@@ -171,7 +186,7 @@ def settle(job: Job, token: str, now: float, error: PawfectError, settings: JobS
         )
     if isinstance(error, UNCOUNTED):
         pause = settings.retry_backoff_s * OUTAGE_FACTOR
-        return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + pause)
+        return _move(job, Status.QUEUED, lease=None, progress=None, not_before=now + pause, error=error.message)
     failures = job.transient_failures + 1
     job = job.evolve(transient_failures=failures)
     if failures >= settings.max_transient:
@@ -186,7 +201,8 @@ def fail(job: Job, now: float, code: str, message: str) -> Job:
 
 def expire(job: Job, now: float) -> Job:
     waited = job.deadline_at - job.created_at
-    return fail(job, now, "deadline_exceeded", f"Not finished within {waited:.0f} s of its arrival.")
+    last = f" The last run ended so: {job.error}" if job.error else ""
+    return fail(job, now, "deadline_exceeded", f"Not finished within {waited:.0f} s of its arrival.{last}")
 
 
 def close(job: Job) -> Job:

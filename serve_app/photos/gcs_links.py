@@ -30,7 +30,8 @@ from google.cloud.storage import Client
 from serve_app.errors import StoreUnavailable
 from serve_app.photos.links import Link, UploadLink, check_media_type, check_path, write_disposition
 from serve_app.photos.mounts import find_prefix
-from serve_app.settings_sections import GoogleSettings, LinkSettings
+from serve_app.settings_headshots import LinkSettings
+from serve_app.settings_sections import GoogleSettings
 
 log = logging.getLogger(__name__)
 

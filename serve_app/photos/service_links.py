@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, quote, urlencode
 from serve_app.clock import Clock
 from serve_app.errors import ConfigurationError, Forbidden, Gone
 from serve_app.photos.links import Link, UploadLink, check_media_type, check_path
-from serve_app.settings_sections import LinkSettings
+from serve_app.settings_headshots import LinkSettings
 
 FILES_PATH = "/files/"
 KEY_BYTES = 32

@@ -19,7 +19,8 @@ from serve_app.settings import Settings
 from serve_app.weights import locate
 from tests.acceptance.jobs_service import JobsService, open_jobs_service
 
-ENVIRONMENT = {"PAWFECT_JOBS__PROGRESS_INTERVAL_S": "0.1"}
+ENVIRONMENT = {"PAWFECT_JOBS__PROGRESS_INTERVAL_S": "0.1", "DOWNLOAD_URL_TTL": "10"}
+"""A link's time, so that one can be seen to end."""
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,6 +26,7 @@ from serve_app.google_clients import GoogleClients, make_clients
 from serve_app.jobs.model import Session
 from serve_app.jobs.pubsub import acknowledge, pull
 from serve_app.settings import Settings
+from serve_app.settings_sections import GoogleSettings
 from tests.photos import make_mask, make_photo
 
 pytestmark = pytest.mark.serve
@@ -36,11 +37,12 @@ PUSH_WAIT_S = 1.5
 MIN_BACKOFF_S = 10
 """Pub/Sub waits at least so long before it delivers again."""
 PATIENCE_S = 90.0
+BUCKETS = {"headshot_originals": "acceptance-originals", "headshot_outputs": "acceptance-outputs"}
 
 
 @pytest.fixture(scope="module")
 def settings() -> Settings:
-    return Settings(env="gcp", project_id=PROJECT)
+    return Settings(env="gcp", project_id=PROJECT, google=GoogleSettings(**BUCKETS))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,10 @@ def google(
 
     async def prepare() -> None:
         clients = make_clients(settings)
-        await asyncio.to_thread(provision, clients, settings.google, f"http://127.0.0.1:{port}/inpaint")
+        url = f"http://127.0.0.1:{port}"
+        await asyncio.to_thread(
+            provision, clients, settings.google, f"{url}/inpaint", headshot_endpoint=f"{url}/headshot/push"
+        )
         await clients.close()
 
     asyncio.run(prepare())
@@ -60,6 +65,8 @@ def google(
         **emulators,
         "ENV": "gcp",
         "PROJECT_ID": PROJECT,
+        "GCS_BUCKET_ORIGINAL": BUCKETS["headshot_originals"],
+        "GCS_BUCKET_OUTPUT": BUCKETS["headshot_outputs"],
         "PAWFECT_JOBS__PUSH_WAIT_S": str(PUSH_WAIT_S),
         "PAWFECT_JOBS__CLAIM_POLL_S": "0.2",
     }
@@ -293,3 +300,42 @@ async def test_a_message_that_pubsub_gave_up_shows_in_its_session(
     document = await wait_for(app, session)
     assert document["processingStatus"] == "failed"
     assert "could not be delivered" in document["errorMessage"]
+
+
+async def wait_for_headshot(app: GoogleBackend, job_id: str) -> dict[str, Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            document = await app.read_headshot(job_id) or {}
+            if document.get("status") in ("done", "failed"):
+                return document
+            await asyncio.sleep(0.1)
+
+
+async def test_a_published_photo_becomes_a_headshot(
+    google: ServiceProcess, app: GoogleBackend, clients: GoogleClients
+) -> None:
+    """In buckets of their own; the emulators sign no links, so those are the service's."""
+    job_id = f"perkie-{uuid.uuid4().hex[:8]}"
+    await app.publish_headshot(job_id, (SAMPLE / "pet.jpg").read_bytes())
+    document = await wait_for_headshot(app, job_id)
+    assert (document["status"], document["error"]) == ("done", None)
+    assert document["quality"]["metrics"]["w"] == 1800
+    bucket = clients.storage.bucket(BUCKETS["headshot_outputs"])
+    for name in ("preview", "print"):
+        stored = await asyncio.to_thread(bucket.blob(f"{job_id}/outputs/{name}.png").download_as_bytes)
+        async with Client(google.url) as client:
+            path = document[f"{name}_url"].partition("/files/")[2]
+            assert (await client.fetch(f"/files/{path}")).content == stored
+        assert Image.open(io.BytesIO(stored)).mode == "RGBA"
+
+
+async def test_a_published_message_without_its_photo_fails_and_is_a_dead_letter(
+    app: GoogleBackend, clients: GoogleClients
+) -> None:
+    job_id = f"perkie-{uuid.uuid4().hex[:8]}"
+    message = {"job_id": job_id, "orig_bucket": BUCKETS["headshot_originals"], "orig_key": f"{job_id}/original/no.jpg"}
+    await app.publish(json.dumps(message).encode(), "perkie-headshot-jobs")
+    document = await wait_for_headshot(app, job_id)
+    assert (document["status"], document["error_code"]) == ("failed", "object_missing")
+    letter = await find_letter(clients, lambda attributes: attributes.get("jobId") == job_id)
+    assert json.loads(letter.message.data) == message

@@ -361,7 +361,7 @@ def test_close_cancels_what_runs_and_what_waits(gate: Gate) -> None:
 def test_close_leaves_a_hung_model_behind_and_its_request_ends_once(
     gate: Gate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("serve_app.engines.draft.CLOSE_JOIN_S", 0.01)
+    monkeypatch.setattr("serve_app.engines.serial.CLOSE_JOIN_S", 0.01)
     engine = DraftEngine(gate)
     listener = submit(engine, make_request())
     gate.wait_entered()

@@ -158,6 +158,7 @@ async def open_guarded(root: Path, trust: Trust, *, start: bool = False) -> Asyn
             settings=bench.settings,
             jobs=Recorder(bench.service, calls),
             submitter=Recorder(Submitter(bench.stores.jobs, bench.stores.photos, bench.settings, SystemClock()), calls),
+            headshots=Recorder(bench.headshots, calls),
             photos=bench.stores.photos,
             links=bench.stores.links,
             dead_letters=Recorder(bench.stores.dead_letters, calls),
@@ -341,6 +342,43 @@ async def test_a_forged_token_is_refused_and_nothing_is_done(
     (line,) = log
     assert case.reason in line["reason"]
     assert all(part not in repr(line) for _, value in bear(account.token()) for part in value.split(".")[1:])
+
+
+HEADSHOT_ROUTES = {
+    "sync": ("POST", "/headshot", BACKEND),
+    "async": ("POST", "/headshot-async", BACKEND),
+    "upload": ("POST", "/headshot/uploads", BACKEND),
+    "status": ("GET", "/headshot/headshot-1", BACKEND),
+    "push": ("POST", "/headshot/push", PUSHER),
+}
+
+
+@pytest.mark.parametrize("name", HEADSHOT_ROUTES)
+@pytest.mark.parametrize("case", ["no header", "expired", "wrong audience", "signature cut short"])
+async def test_no_headshot_without_a_good_token(tmp_path: Path, key_server: KeyServer, name: str, case: str) -> None:
+    method, path, account = HEADSHOT_ROUTES[name]
+    made = FORGED[case].make(account)
+    async with open_guarded(tmp_path, trust_google(key_server)) as service:
+        before = await service.bench.backend.read(SESSION)
+        headers = bear(made) if isinstance(made, str) else made
+        expect_refusal(await service.send(method, path, headers, b"{}"), FORGED[case].status)
+        await service.expect_nothing_done(before)
+
+
+async def test_each_push_subscription_may_have_its_audience(tmp_path: Path, key_server: KeyServer) -> None:
+    other = Account(PUSH_ACCOUNT, "https://service.example.com/headshot/push")
+    data = base64.b64encode(b"{}").decode()
+    body = json.dumps({"message": {"messageId": "1", "data": data}}).encode()
+    trust = trust_google(key_server, headshot_push_audience=other.audience)
+    async with open_guarded(tmp_path, trust, start=True) as service:
+        for account, path, status in (
+            (other, "/headshot/push", 204),
+            (PUSHER, "/headshot/push", 401),
+            (other, "/inpaint", 401),
+            (PUSHER, "/inpaint", 204),
+        ):
+            answer = await service.send("POST", path, bear(account.token()), body)
+            assert answer.status_code == status, (account, path)
 
 
 async def test_a_token_that_names_an_address_makes_nobody_call_it(server: KeyServer) -> None:

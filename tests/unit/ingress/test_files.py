@@ -20,7 +20,8 @@ from serve_app.errors import StoreUnavailable
 from serve_app.photos.links import Link, UploadLink
 from serve_app.photos.store import ABSENT
 from serve_app.settings import Settings
-from serve_app.settings_sections import LinkSettings, PhotoSettings
+from serve_app.settings_headshots import LinkSettings
+from serve_app.settings_sections import PhotoSettings
 from serve_app.stores import open_service_links
 from tests.api import Api, expect_problem, open_api
 

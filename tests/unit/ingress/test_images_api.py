@@ -26,6 +26,7 @@ from serve_app.errors import EngineRejected, StoreUnavailable, Unauthenticated
 from serve_app.jobs.model import Job, Operation, Status
 from serve_app.settings_sections import FluxSettings, PhotoSettings
 from tests.api import Api, NamedCallers, expect_problem, open_api
+from tests.calls import Call
 from tests.photos import encode, make_mask, make_pixels
 
 FLUX = {"flux": FluxSettings(checkpoints={"flux-dev": "hub"})}
@@ -287,7 +288,7 @@ async def test_a_stream_ends_with_its_error_and_cancels_the_rest(tmp_path: Path)
 async def test_a_quiet_stream_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_answers, "KEEPALIVE_S", 0.01)
     async with open_api(tmp_path, start=False) as api:
-        call = Call(api, stream="true")
+        call = call_edit(api, stream="true")
         await call.until(lambda: call.text.count(": ") > 3)
         call.hang_up()
         await call.end()
@@ -296,49 +297,9 @@ async def test_a_quiet_stream_is_kept_alive(tmp_path: Path, monkeypatch: pytest.
 # -- hanging up ----------------------------------------------------------------------------------------------------
 
 
-class Call:
-    """A POST of an edit over ASGI that can be hung up on."""
-
-    def __init__(self, api: Api, **fields: str) -> None:
-        request = httpx.Request(
-            "POST",
-            f"http://localhost{EDITS_PATH}",
-            files={"image": ("a.png", PNG), "mask": ("m.png", make_holes())},
-            data={"prompt": "grass", **fields},
-        )
-        self._body: list[bytes] = [request.read()]
-        self._gone = asyncio.Event()
-        self.status = 0
-        self.text = ""
-        headers = [(name.lower(), value) for name, value in request.headers.raw]
-        scope = {
-            "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
-            "path": EDITS_PATH, "raw_path": EDITS_PATH.encode(), "query_string": b"", "root_path": "",
-            "headers": headers, "client": ("127.0.0.1", 5000), "server": ("localhost", 80),
-        }  # fmt: skip
-        app = api.http._transport.app  # type: ignore[attr-defined]
-        self.task = asyncio.create_task(app(scope, self._receive, self._send))
-
-    async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(20):
-            while not holds():
-                await asyncio.sleep(0.01)
-
-    async def end(self) -> None:
-        await asyncio.wait_for(self.task, 20)
-
-    def hang_up(self) -> None:
-        self._gone.set()
-
-    async def _receive(self) -> dict[str, Any]:
-        if self._body:
-            return {"type": "http.request", "body": self._body.pop(), "more_body": False}
-        await self._gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def _send(self, message: Any) -> None:
-        self.status = message.get("status", self.status)
-        self.text += message.get("body", b"").decode()
+def call_edit(api: Api, **fields: str) -> Call:
+    files = {"image": ("a.png", PNG), "mask": ("m.png", make_holes())}
+    return Call(api, EDITS_PATH, files, {"prompt": "grass", **fields})
 
 
 def hold_all_but_the_first(api: Api) -> Any:
@@ -373,7 +334,7 @@ async def open_gate(api: Api) -> None:
 async def test_who_hangs_up_cancels_all_jobs(tmp_path: Path, fields: dict[str, str], way: str, start: bool) -> None:
     async with open_api(tmp_path, start=start) as api:
         api.engine.gate.clear()
-        call = Call(api, n="2", **fields)
+        call = call_edit(api, n="2", **fields)
         await until_jobs(api, 2, Status.PROCESSING if start else Status.QUEUED)
         await asyncio.sleep(0.05)  # into its waiting
         if way == "hung up":
@@ -399,7 +360,7 @@ async def test_who_leaves_while_the_jobs_are_being_written_leaves_none(
             return await change(job_id, session, decide)
 
         monkeypatch.setattr(store, "change", change_slowly)
-        call = Call(api, n="2")
+        call = call_edit(api, n="2")
         await asyncio.wait_for(writing.wait(), 20)
         call.task.cancel()
         await asyncio.sleep(0)

@@ -20,6 +20,8 @@ from serve_app.jobs import transitions
 from serve_app.jobs.model import (
     SCHEMA,
     Job,
+    Lane,
+    Operation,
     Parameters,
     Priority,
     Progress,
@@ -181,9 +183,17 @@ def test_documents_round_trip() -> None:
 def test_documents_of_an_earlier_version_are_read() -> None:
     job = claimed().evolve(progress=Progress(Stage.ENGINE, 1, 2, 3.5))
     earlier = {**to_document(job), "schema": 1, "progress": {"stage": "engine", "step": 1, "steps": 2, "eta_s": 3.5}}
-    for name in ("operation", "engine", "owner", "digest", "expires_at", "ended_version"):
+    for name in ("operation", "engine", "owner", "digest", "expires_at", "ended_version", "original_path", "headshot"):
         del earlier[name]
     assert from_document(earlier) == job
+
+
+def test_documents_from_before_the_headshots_are_read() -> None:
+    job = claimed(session=None, operation=Operation.TRANSFORM, owner="ann", digest="d", expires_at=5.0)
+    earlier = {**to_document(job), "schema": 2}
+    del earlier["original_path"], earlier["headshot"]
+    assert from_document(earlier) == job
+    assert job.operation.lane is Lane.IMAGES
 
 
 def test_an_end_remembers_the_version_it_is_written_with() -> None:
@@ -268,6 +278,14 @@ class JobLife(RuleBasedStateMachine):
             self.move(transitions.requeue(self.job, fresh, delivery))
         else:
             self.move(transitions.join(self.job, make_job(), delivery))
+
+    @precondition(lambda self: not self.job.status.is_final)
+    @rule()
+    def message_about_another_photo_comes(self) -> None:
+        self.messages += 1
+        fresh = make_job(original_generation=str(self.messages))
+        self.move(transitions.renew(self.job, fresh, f"m{self.messages}"))
+        assert (self.job.status, self.job.original_generation) == (Status.QUEUED, fresh.original_generation)
 
     @invariant()
     def only_a_running_job_has_a_lease(self) -> None:

@@ -30,6 +30,7 @@ from tests.workbench import SESSION
 SETTINGS = GoogleSettings()
 MESSAGE = {"userId": "user", "sessionId": "session"}
 SESSIONS = "sessions-seen"
+HEADSHOTS = "headshots-seen"
 
 
 @pytest.fixture
@@ -37,9 +38,8 @@ async def clients(emulators: Mapping[str, str]) -> AsyncIterator[GoogleClients]:
     """Everything as in production, and a subscription that sees what is published to the session topic."""
     opened = make_clients(Settings(env="gcp", project_id=f"demo-{uuid.uuid4().hex[:12]}"))
     await asyncio.to_thread(provision, opened, SETTINGS, "http://127.0.0.1:1/inpaint")
-    opened.subscriber.create_subscription(
-        request={"name": opened.subscription(SESSIONS), "topic": opened.topic(SETTINGS.topic)}
-    )
+    for name, topic in ((SESSIONS, SETTINGS.topic), (HEADSHOTS, SETTINGS.headshot_topic)):
+        opened.subscriber.create_subscription(request={"name": opened.subscription(name), "topic": opened.topic(topic)})
     yield opened
     await opened.close()
 
@@ -50,6 +50,7 @@ def open_letters(clients: GoogleClients) -> SubscriptionLetters:
         clients.publisher,
         clients.subscription(SUBSCRIPTION),
         clients.topic(SETTINGS.topic),
+        clients.topic(SETTINGS.headshot_topic),
         SETTINGS,
     )
 
@@ -73,10 +74,11 @@ async def look(clients: GoogleClients) -> list[str]:
     return found
 
 
-def published(clients: GoogleClients) -> list[PubsubMessage]:
+def published(clients: GoogleClients, subscription: str = SESSIONS) -> list[PubsubMessage]:
     found = []
-    while batch := pubsub.pull(clients.subscriber, clients.subscription(SESSIONS), 10, 1):
-        pubsub.acknowledge(clients.subscriber, clients.subscription(SESSIONS), [each.ack_id for each in batch], 10)
+    name = clients.subscription(subscription)
+    while batch := pubsub.pull(clients.subscriber, name, 10, 1):
+        pubsub.acknowledge(clients.subscriber, name, [each.ack_id for each in batch], 10)
         found.extend(each.message for each in batch)
     return found
 
@@ -102,6 +104,16 @@ async def test_chosen_letters_go_back_as_they_came_and_the_others_stay(clients: 
     assert json.loads(message.data) == MESSAGE
     assert dict(message.attributes) == {"app": "x", "replayOf": "b"}
     assert await look(clients) == ["a"], "both copies of b are gone"
+
+
+async def test_a_headshots_letter_goes_back_to_its_own_topic(clients: GoogleClients) -> None:
+    data = {"job_id": "perkie-1", "orig_bucket": "b", "orig_key": "perkie-1/original/a.jpg"}
+    text = base64.b64encode(json.dumps(data).encode()).decode()
+    await put(clients, DeadLetter("h", 5.0, "object_missing", "There is no photo.", text, {"jobId": "perkie-1"}))
+    assert await replay(open_letters(clients), ["h"]) == 0
+    assert published(clients) == []
+    (message,) = published(clients, HEADSHOTS)
+    assert json.loads(message.data) == data
 
 
 async def test_all_go_back(clients: GoogleClients, capsys: pytest.CaptureFixture[str]) -> None:

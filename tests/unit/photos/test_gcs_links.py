@@ -30,7 +30,8 @@ from requests.adapters import HTTPAdapter
 from serve_app.errors import StoreUnavailable
 from serve_app.google_clients import make_storage_client
 from serve_app.photos.gcs_links import IAM_LIFETIME_S, GcsLinks
-from serve_app.settings_sections import GoogleSettings, LinkSettings
+from serve_app.settings_headshots import LinkSettings
+from serve_app.settings_sections import GoogleSettings
 from tests.tokens import make_key
 
 ACCOUNT = "pawfect@demo.iam.gserviceaccount.com"

@@ -14,7 +14,7 @@ import pytest
 from serve_app.errors import ConfigurationError, Forbidden, Gone
 from serve_app.photos.links import check_path, write_disposition
 from serve_app.photos.service_links import KEY_BYTES, Grant, ServiceLinks, open_key
-from serve_app.settings_sections import LinkSettings
+from serve_app.settings_headshots import LinkSettings
 from tests.tokens import NOW, HandClock
 
 PATH = "headshots/outputs/job-1/outputs/print.png"
