@@ -11,7 +11,8 @@ from pydantic import BaseModel, ValidationError
 from ingress.headshot_schemas import UploadedPhoto, UploadRequest
 from ingress.uploads import SLACK_BYTES, explain, in_time, read_form
 from serve_app.errors import InvalidRequest, TooLarge, UnsupportedImage
-from serve_app.jobs.headshot_orders import EXTENSIONS, PhotoOrder
+from serve_app.jobs.headshot_names import EXTENSIONS
+from serve_app.jobs.headshot_orders import PhotoOrder
 from serve_app.photos.media_types import find_headshot_type
 from serve_app.settings_sections import PhotoSettings
 

@@ -23,7 +23,7 @@ from ingress.headshots import accept, answer_when_done, find_headshot, sign_if_d
 from ingress.problems import describe_problem
 from ingress.routes.jobs import OUTAGE, read_idempotency_key
 from ingress.services import Provided
-from serve_app.jobs.headshot_orders import draw_ticket
+from serve_app.jobs.headshot_names import draw_ticket
 from serve_app.jobs.model import ID_PATTERN, Job
 
 router = APIRouter(tags=["headshots"])

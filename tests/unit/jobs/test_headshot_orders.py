@@ -16,17 +16,9 @@ from hypothesis import strategies as st
 from ingress.headshot_schemas import UploadRequest
 from serve_app.engines.protocol import Done, Event, HeadshotResult, Step
 from serve_app.errors import Conflict, InvalidMessage, NotFound, StoreUnavailable
-from serve_app.jobs import headshot_orders, operations
-from serve_app.jobs.headshot_orders import (
-    EXTENSIONS,
-    HeadshotSubmitter,
-    PhotoOrder,
-    UploadOrder,
-    derive_headshot_id,
-    draw_ticket,
-    is_ticket,
-    make_safe,
-)
+from serve_app.jobs import headshot_names, operations
+from serve_app.jobs.headshot_names import EXTENSIONS, derive_headshot_id, draw_ticket, is_ticket, make_safe
+from serve_app.jobs.headshot_orders import HeadshotSubmitter, PhotoOrder, UploadOrder
 from serve_app.jobs.model import Job, Lane, Status
 from serve_app.photos.links import check_path
 from serve_app.photos.media_types import HEADSHOT_TYPES
@@ -92,7 +84,7 @@ async def show(bench: Workbench, job: Job) -> dict[str, object]:
 def test_every_name_becomes_a_safe_one(name: str, media_type: str) -> None:
     safe = make_safe(name, media_type)
     assert SAFE.fullmatch(safe)
-    assert len(safe) <= headshot_orders.NAME_CHARACTERS
+    assert len(safe) <= headshot_names.NAME_CHARACTERS
     assert safe.endswith(f".{EXTENSIONS[media_type]}")
     check_path(f"headshots/originals/x/original/{safe}")
 
