@@ -54,7 +54,7 @@ class UploadRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     content_type: Literal["image/jpeg", "image/png", "image/webp", "image/heic", "image/heif"]
-    """Those of `headshot_orders.EXTENSIONS`; a test says so."""
+    """Those of `headshot_names.EXTENSIONS`; a test says so."""
     file_name: str = Field("photo", min_length=1, max_length=255)
 
 

@@ -14,6 +14,7 @@ from ingress.auth import AnonymousCaller, Visitor
 from ingress.headshot_bodies import ACCEPTED, read_photo, read_uploaded
 from ingress.headshot_schemas import PATH, Headshot, show_accepted, show_headshot
 from ingress.image_jobs import while_connected
+from ingress.image_problems import CLIENT_CLOSED
 from ingress.problems import problem
 from ingress.services import Services
 from serve_app.errors import (
@@ -39,8 +40,6 @@ log = logging.getLogger(__name__)
 PHOTO_FAULTS = {kind.code for kind in (HeadshotRejected, PhotoUnreadable, PhotoTooLarge, ObjectMissing, ObjectReplaced)}
 """Codes of jobs that would fail again, with this photo."""
 JSON = "application/json"
-CLIENT_CLOSED = 499
-"""Widely used for a request whose client has gone; nobody reads it but a log."""
 
 
 async def submit(request: Request, services: Services, visitor: Visitor, key: str | None) -> Job:

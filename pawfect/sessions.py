@@ -18,6 +18,7 @@ from serve_app.jobs.sqlite import SqliteJobStore
 from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.photos.folder import FolderPhotoStore
 from serve_app.photos.gcs import GcsPhotoStore
+from serve_app.photos.mounts import HEADSHOT_ORIGINALS
 from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
 
@@ -98,11 +99,8 @@ class GoogleBackend(AppBackend):
     async def publish_headshot(self, job_id: str, photo: bytes, file_name: str = "photo.jpg") -> str:
         """Upload a photo into the bucket of the originals and ask for its headshot. Raises StoreUnavailable."""
         bucket = self._google.headshot_originals or self._clients.bucket
-        key = (
-            f"{job_id}/original/{file_name}"
-            if self._google.headshot_originals
-            else (f"headshots/originals/{job_id}/original/{file_name}")
-        )
+        folder = "" if self._google.headshot_originals else HEADSHOT_ORIGINALS
+        key = f"{folder}{job_id}/original/{file_name}"
         originals = GcsPhotoStore(self._clients.storage, bucket, self._google)
         await originals.replace(key, photo)
         originals.close()
