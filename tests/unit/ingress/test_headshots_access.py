@@ -203,3 +203,20 @@ async def test_somebody_elses_job_is_not_taken_over(tmp_path: Path) -> None:
 async def test_an_upload_that_cannot_be(tmp_path: Path, wish: dict[str, Any]) -> None:
     async with open_api(tmp_path) as api:
         expect_problem(await api.http.post("/headshot/uploads", json=wish), 422, "invalid_request")
+
+
+async def test_a_link_stops_working(tmp_path: Path) -> None:
+    async with open_api(tmp_path) as api:
+        script(api, give())
+        url = (await send(api)).json()["print_url"].replace("http://127.0.0.1:8000", "")
+        assert (await api.http.get(url)).status_code == 200
+        expect_problem(await api.http.get(url[:-1] + ("0" if url[-1] != "0" else "1")), 403, "forbidden")
+        preview = url.replace("print.png", "preview.png", 1)
+        expect_problem(await api.http.get(preview), 403, "forbidden")
+
+
+async def test_the_originals_are_served_to_nobody(tmp_path: Path) -> None:
+    async with open_api(tmp_path) as api:
+        script(api, give())
+        job_id = (await send(api)).json()["job_id"]
+        expect_problem(await api.http.get(f"/files/headshots/originals/{job_id}/original/Rex_me.jpg"), 403, "forbidden")

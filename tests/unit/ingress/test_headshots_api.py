@@ -225,24 +225,6 @@ async def test_what_is_about_to_be_forgotten_is_gone(tmp_path: Path) -> None:
         assert (await find(api, job_id)).created_at > job.created_at
 
 
-async def test_of_what_a_message_asked_for_the_original_alone_stays(tmp_path: Path) -> None:
-    async with open_api(tmp_path) as api:
-        script(api, give(), give())
-        path = await put_original(api)
-        await push(api, MESSAGE)
-        await api.bench.stores.jobs.change(
-            "perkie-1", None, lambda found, _: Write(found.evolve(expires_at=1.0)) if found else None
-        )
-        expect_problem(await api.http.get("/headshot/perkie-1"), 410, "gone")
-        assert await Expiry(api.bench.stores.jobs, api.bench.stores.photos, SystemClock()).sweep() == 1
-        expect_problem(await api.http.get("/headshot/perkie-1"), 404, "not_found")
-        assert await api.bench.stores.jobs.get_headshot("perkie-1") is None  # type: ignore[attr-defined]
-        assert await api.bench.stores.photos.stat(path)
-        assert (await push(api, MESSAGE)).status_code == 204
-        assert (await read_document(api, "perkie-1"))["status"] == "done"
-        assert len(api.engine.requests) == 2
-
-
 @pytest.mark.parametrize("content", [b"text", b"GIF89a....", b"%PDF-1.7", b"<svg/>", b"\x00" * 64])
 async def test_other_types_are_refused_before_anything_is_kept(tmp_path: Path, content: bytes) -> None:
     async with open_api(tmp_path) as api:
@@ -325,23 +307,6 @@ async def test_a_headshot_that_takes_long_is_accepted_instead(tmp_path: Path) ->
         assert response.status_code == 202
         assert response.headers["location"] == f"/headshot/{response.json()['job_id']}"
         api.engine.gate.set()
-
-
-async def test_a_link_stops_working(tmp_path: Path) -> None:
-    async with open_api(tmp_path) as api:
-        script(api, give())
-        url = (await send(api)).json()["print_url"].replace("http://127.0.0.1:8000", "")
-        assert (await api.http.get(url)).status_code == 200
-        expect_problem(await api.http.get(url[:-1] + ("0" if url[-1] != "0" else "1")), 403, "forbidden")
-        preview = url.replace("print.png", "preview.png", 1)
-        expect_problem(await api.http.get(preview), 403, "forbidden")
-
-
-async def test_the_originals_are_served_to_nobody(tmp_path: Path) -> None:
-    async with open_api(tmp_path) as api:
-        script(api, give())
-        job_id = (await send(api)).json()["job_id"]
-        expect_problem(await api.http.get(f"/files/headshots/originals/{job_id}/original/Rex_me.jpg"), 403, "forbidden")
 
 
 async def test_who_hangs_up_and_may_come_again_finds_the_headshot(tmp_path: Path) -> None:

@@ -9,7 +9,10 @@ from typing import Any
 
 import pytest
 
+from serve_app.clock import SystemClock
+from serve_app.jobs.expiry import Expiry
 from serve_app.jobs.model import Operation
+from serve_app.jobs.store import Write
 from tests.api import expect_problem, open_api
 from tests.headshots_api import (
     ANN,
@@ -164,3 +167,21 @@ async def test_what_a_message_asked_for_is_no_strangers_to_see(tmp_path: Path) -
         await put_original(api)
         await push(api, MESSAGE)
         expect_problem(await api.http.get("/headshot/perkie-1"), 404, "not_found")
+
+
+async def test_of_what_a_message_asked_for_the_original_alone_stays(tmp_path: Path) -> None:
+    async with open_api(tmp_path) as api:
+        script(api, give(), give())
+        path = await put_original(api)
+        await push(api, MESSAGE)
+        await api.bench.stores.jobs.change(
+            "perkie-1", None, lambda found, _: Write(found.evolve(expires_at=1.0)) if found else None
+        )
+        expect_problem(await api.http.get("/headshot/perkie-1"), 410, "gone")
+        assert await Expiry(api.bench.stores.jobs, api.bench.stores.photos, SystemClock()).sweep() == 1
+        expect_problem(await api.http.get("/headshot/perkie-1"), 404, "not_found")
+        assert await api.bench.stores.jobs.get_headshot("perkie-1") is None  # type: ignore[attr-defined]
+        assert await api.bench.stores.photos.stat(path)
+        assert (await push(api, MESSAGE)).status_code == 204
+        assert (await read_document(api, "perkie-1"))["status"] == "done"
+        assert len(api.engine.requests) == 2
