@@ -31,7 +31,7 @@ Caller = Annotated[VerifiedCaller, Depends(verify_caller)]
 
 
 async def limit_submissions(caller: Caller, services: Provided) -> AsyncIterator[VerifiedCaller]:
-    async with services.limits.submitting(caller, services.jobs):
+    async with services.submitting(caller):
         yield caller
 
 

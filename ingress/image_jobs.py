@@ -89,7 +89,7 @@ class WaitingJobs:
         services, order = self._services, self._order
         async with AsyncExitStack() as places:
             for _ in order.jobs[1:]:  # the request has one place already
-                await places.enter_async_context(services.limits.submitting(order.caller, services.jobs))
+                await places.enter_async_context(services.submitting(order.caller))
             found = await asyncio.gather(
                 *(services.submitter.submit(job) for job in order.jobs), return_exceptions=True
             )

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
 
-from ingress.auth import Trust
+from ingress.auth import Trust, Visitor
 from ingress.rate_limits import RateLimits
 from serve_app.clock import Clock
 from serve_app.engines.readiness import Readiness
+from serve_app.jobs.controls import ControlsWatch
 from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.headshot_orders import HeadshotSubmitter
 from serve_app.jobs.service import JobService
@@ -38,7 +40,15 @@ class Services:
     sink: Sink
     clock: Clock
     trust: Trust
+    controls: ControlsWatch
     limits: RateLimits = field(default_factory=RateLimits, kw_only=True)
+
+    @asynccontextmanager
+    async def submitting(self, caller: Visitor) -> AsyncIterator[None]:
+        """Around whatever takes on work for a caller. Raises Paused, and TooManyRequests."""
+        self.controls.check()
+        async with self.limits.submitting(caller, self.jobs):
+            yield
 
 
 def get_services(request: Request) -> Services:

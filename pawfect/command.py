@@ -1,4 +1,4 @@
-"""The command line: `pawfect serve`, `pawfect demo`, `pawfect headshot`, `pawfect seed-session`."""
+"""The command line: `pawfect serve`, `demo`, `headshot`, `seed-session`, and the operators' `pawfect.controls`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from ingress.schemas import ID_RULE
+from pawfect import controls
 from serve_app.errors import ConfigurationError
 from serve_app.jobs.model import ID_PATTERN, Session
 from serve_app.settings import Settings, load_settings
@@ -55,6 +56,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
         "--out", type=Path, default=Path("demo-out"), help="folder for what comes out (default: demo-out)"
     )
     headshot.set_defaults(run=_headshot)
+    controls.add_commands(commands)
     return parser.parse_args(arguments)
 
 

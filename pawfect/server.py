@@ -1,105 +1,106 @@
-"""The whole service in the foreground: a Ray of its own, the application of serve_config.yaml, until a signal comes."""
+"""`pawfect serve`: Ray, Serve and the application on this machine, until a signal; then an orderly end."""
 
 from __future__ import annotations
 
-import os
-import secrets
+import queue
 import signal
 import socket
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from pawfect.ray_environment import prepare_ray
+from pawfect.serve_plan import CONFIG, count_cpus, read_plan
 from serve_app.errors import ConfigurationError
-from serve_app.google_clients import KEY_VARIABLE
 from serve_app.settings import Settings
 
-CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
+__all__ = ["CONFIG", "run"]
+
 LOOPBACK = "127.0.0.1"
-DRAIN_S = 240.0
-"""Above the sum of the deployments' graceful_shutdown_timeout_s, which end one after the other."""
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104 – only where every push is verified
+DRAIN_S = 600.0
+"""Above the longest chain of the deployments' graceful_shutdown_timeout_s, which end one after the other."""
+POLL_S = 0.1
 OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's share of memory for what passes between replicas: crops of a few megabytes each."""
 
 
 def run(settings: Settings, config: Path) -> None:
-    """Serve until SIGTERM or SIGINT, then drain: running jobs end, or go back to the queue for the next start.
+    """Serve until SIGTERM or SIGINT, then drain: running jobs end, or go back to the queue for the next start. On
+    SIGHUP the config file is read again and what has changed in it is applied.
 
     Raises ConfigurationError when the port is taken, or the environment or the config file cannot be used.
     """
-    _prepare_ray(settings)
+    prepare_ray(settings)
     from serve_app.app import check
 
     check(settings)
-    plan = read_config(config)
+    # Strangers are let near only where every push is verified.
+    is_open = settings.env == "gcp" and bool(settings.google.push_account)
+    host = ALL_INTERFACES if is_open else LOOPBACK
+    plan = read_plan(config, settings, host)
     _refuse_taken_port(settings.port)
     _start(settings, plan)
-    stop = threading.Event()
-    for name in (signal.SIGTERM, signal.SIGINT):  # after Ray's start, which sets handlers of its own
-        signal.signal(name, lambda *_: stop.set())
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):  # after Ray's start, which sets handlers of its own
+        signal.signal(name, lambda number, _: signals.put(number))
     where = f"data in {settings.data_dir}" if settings.env == "local" else "ENV=gcp"
     print(f"serving on http://{LOOPBACK}:{settings.port}, {where}", flush=True)
-    stop.wait()
+    while _wait(signals) == signal.SIGHUP:
+        _apply_again(config, settings, host)
     for name in (signal.SIGTERM, signal.SIGINT):  # a second signal does not wait
         signal.signal(name, signal.SIG_DFL)
     print("draining", flush=True)
-    _stop(plan["name"])
+    _stop(plan.applications[0].name)
 
 
-def _prepare_ray(settings: Settings) -> None:
-    """Must come before the first import of Ray, which reads these once."""
-    # Ray's own ports listen on every interface, and whoever may talk to them may run code. The token lives as long as
-    # this process and its children; given explicitly, Ray writes no token file, which would outlive it.
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if settings.firebase_credentials is not None:  # from .env, say; the replicas look for it in their environment
-        os.environ[KEY_VARIABLE] = settings.firebase_credentials.get_secret_value()
-    if settings.hf_token is not None:
-        os.environ["HF_TOKEN"] = settings.hf_token.get_secret_value()
+def _wait(signals: queue.SimpleQueue[int]) -> int:
+    while True:
+        try:
+            return signals.get(timeout=POLL_S)  # a wait without end would keep Python from running the handlers
+        except queue.Empty:
+            continue
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The application of the file. Raises ConfigurationError for a file that Serve would not take either."""
-    from pydantic import ValidationError
-    from ray.serve.schema import ServeDeploySchema
-
-    try:
-        content = yaml.safe_load(path.read_text())
-        ServeDeploySchema.model_validate(content)
-    except (OSError, yaml.YAMLError, ValidationError) as error:
-        raise ConfigurationError(f"{path} is not a usable Serve config: {error}") from error
-    return {
-        "http": content.get("http_options", {}),
-        "name": content["applications"][0]["name"],
-        "options": {
-            each["name"]: {name: value for name, value in each.items() if name != "name"}
-            for each in content["applications"][0]["deployments"]
-        },
-    }
-
-
-def _start(settings: Settings, plan: dict[str, Any]) -> None:
+def _start(settings: Settings, plan: Any) -> None:
     import ray
     from ray import serve
 
-    from serve_app.app import compose
-
     ray.init(
         address="local",
-        num_cpus=max(6, os.cpu_count() or 6),  # the replicas ask for 5.75 together, also on a machine with one core
+        num_cpus=count_cpus(plan, settings),
         include_dashboard=False,
         object_store_memory=OBJECT_STORE_BYTES,
         _metrics_export_port=settings.metrics_port or None,
     )
-    # Strangers are let near only where every push is verified.
-    is_open = settings.env == "gcp" and bool(settings.google.push_account)
-    host = {"host": "0.0.0.0" if is_open else LOOPBACK}  # noqa: S104
-    serve.start(proxy_location="HeadOnly", http_options={**plan["http"], **host, "port": settings.port})
-    serve.run(compose(settings, plan["options"]), name=plan["name"], route_prefix="/")
+    serve.start(proxy_location="HeadOnly", http_options=plan.http_options.model_dump(exclude_unset=True))
+    _deploy(plan)
+    _await_application(plan.applications[0].name)
+
+
+def _deploy(plan: Any) -> None:
+    from ray.serve.context import _get_global_client
+
+    _get_global_client().deploy_apps(plan)  # what `serve deploy` and KubeRay do, through the dashboard
+
+
+def _await_application(name: str) -> None:
+    """Raises ConfigurationError when Serve could not deploy it."""
+    from ray import serve
+    from ray.serve.schema import ApplicationStatus
+
+    while (found := serve.status().applications.get(name)) is None or found.status != ApplicationStatus.RUNNING:
+        if found is not None and found.status == ApplicationStatus.DEPLOY_FAILED:
+            raise ConfigurationError(f"Serve could not deploy the application: {found.message}")
+        time.sleep(POLL_S)
+
+
+def _apply_again(config: Path, settings: Settings, host: str) -> None:
+    try:
+        _deploy(read_plan(config, settings, host))
+        print(f"{config} is applied", flush=True)
+    except ConfigurationError as error:
+        print(f"nothing is changed: {error.message}", flush=True)
 
 
 def _stop(application: str) -> None:

@@ -16,13 +16,11 @@ from serve_app.deployments import Draft, Editor, Flux, Headshots, PromptEncoder
 from serve_app.errors import ConfigurationError
 from serve_app.flux.spec import SPECS, get_spec
 from serve_app.headshots.matting_models import get_matting_model
-from serve_app.jobs.run import HEADSHOTS
+from serve_app.jobs.catalog import HEADSHOTS
 from serve_app.settings import Settings, load_settings
 from serve_app.stores import check_environment
 
-Options = Mapping[str, Mapping[str, Any]]
-
-ASLEEP = {"autoscaling_config": {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}}
+ASLEEP: dict[str, Any] = {"autoscaling_config": {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}}
 """For a deployment without numbers of its own: no replica before the first call."""
 FLUX_PACKAGES = ("torch", "diffusers", "transformers")
 
@@ -35,40 +33,31 @@ def build(args: Mapping[str, Any]) -> Application:
     return compose(load_settings(**args))
 
 
-def compose(settings: Settings, options: Options | None = None) -> Application:
-    """`options` are deployment options by deployment name; a config file that Serve reads itself overrides them."""
+def compose(settings: Settings) -> Application:
+    """The deployments' numbers are the config file's, which Serve lays over what is said here."""
     check(settings)
     _refuse_several_nodes(settings)
-    given = options or {}
     settings = settings.without_secrets()
-    draft = Draft.options(**given.get("Draft", {})).bind(settings)
-    models = _bind_models(settings, given)
-    headshots = Headshots.options(**given.get("Headshots", {})).bind(settings)
+    draft = Draft.bind(settings)
+    models = _bind_models(settings)
+    headshots = Headshots.bind(settings)
     engines = {
         "draft": draft,
         HEADSHOTS: headshots,
         **{SPECS[name].engine: models.pop(name) for name in settings.flux.checkpoints},
     }
-    editor = Editor.options(**given.get("Editor", {})).bind(settings, engines, list(models.values()))
-    return Ingress.options(**given.get("Ingress", {})).bind(settings, editor)
+    editor = Editor.bind(settings, engines, list(models.values()))
+    return Ingress.bind(settings, editor)
 
 
-def _bind_models(settings: Settings, given: Options) -> dict[str, Application]:
+def _bind_models(settings: Settings) -> dict[str, Application]:
     """Every model of the table. Those without a checkpoint get no call and so, scaled to zero, no replica; but they are
     there, because Serve refuses a config file that names a deployment which is not."""
     first = next(iter(settings.flux.checkpoints), next(iter(SPECS)))
-    encoder = PromptEncoder.options(**given.get("PromptEncoder", {})).bind(settings, first)
-    models = {}
-    for name, spec in SPECS.items():
-        options = {**ASLEEP, **given.get(spec.deployment, {})}
-        if settings.flux.device == "cpu":
-            options["ray_actor_options"] = _without_gpu(options.get("ray_actor_options", {}))
-        models[name] = Flux.options(name=spec.deployment, **options).bind(settings, name, encoder)
-    return models
-
-
-def _without_gpu(resources: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in resources.items() if name not in ("num_gpus", "accelerator_type")}
+    encoder = PromptEncoder.bind(settings, first)
+    return {
+        name: Flux.options(name=spec.deployment, **ASLEEP).bind(settings, name, encoder) for name, spec in SPECS.items()
+    }
 
 
 def check(settings: Settings) -> None:

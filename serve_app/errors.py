@@ -213,6 +213,19 @@ class WeightsUnavailable(TransientError):
     code = "weights_unavailable"
 
 
+class QualityUnknown(TransientError):
+    """The job's quality is in no table that this worker knows. A row that has just been configured reaches the workers
+    one after the other, so the job is tried again before it is failed."""
+
+    code = "quality_unknown"
+
+
+class Paused(TransientError):
+    """An operator has paused consumption; nothing new is taken until it is resumed."""
+
+    code = "paused"
+
+
 class EngineFailed(TransientError):
     """The engine took the request and broke; counted against the job."""
 

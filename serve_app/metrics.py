@@ -50,10 +50,32 @@ END_TO_END_SECONDS = Metric(
     "Seconds from publishTime to the end of the job.",
     ("outcome", "quality"),
 )
-JOBS_QUEUED = Metric("pawfect_jobs_queued", Kind.GAUGE, "Jobs waiting in the store.")
-JOBS_RUNNING = Metric("pawfect_jobs_running", Kind.GAUGE, "Jobs claimed and running.")
+JOBS_QUEUED = Metric("pawfect_jobs_queued", Kind.GAUGE, "Jobs waiting in the store.", ("lane",))
+JOBS_RUNNING = Metric("pawfect_jobs_running", Kind.GAUGE, "Jobs claimed and running.", ("lane",))
 OLDEST_QUEUED_SECONDS = Metric(
-    "pawfect_oldest_queued_seconds", Kind.GAUGE, "Age of the oldest queued job, 0 when none."
+    "pawfect_oldest_queued_seconds", Kind.GAUGE, "Age of the oldest queued job, 0 when none.", ("lane",)
+)
+OLDEST_RUNNING_SECONDS = Metric(
+    "pawfect_oldest_running_seconds",
+    Kind.GAUGE,
+    "Seconds since the oldest running job was claimed, 0 when none.",
+    ("lane",),
+)
+BACKLOG_SECONDS = Metric(
+    "pawfect_backlog_seconds",
+    Kind.GAUGE,
+    "Engine seconds of work that waits or runs, as the scaling policy sees it.",
+    ("deployment",),
+)
+PAUSED = Metric("pawfect_paused", Kind.GAUGE, "1 while consumption is paused, else 0.")
+REPLICAS = Metric(
+    "pawfect_replicas", Kind.GAUGE, "Replicas by state: running, starting, stopping.", ("deployment", "state")
+)
+REPLICAS_BY_HAND = Metric(
+    "pawfect_replicas_by_hand",
+    Kind.GAUGE,
+    "Replicas set by an operator, -1 when none: exactly (pin) or at least (floor).",
+    ("deployment", "kind"),
 )
 ENGINE_LOAD_SECONDS = Metric(
     "pawfect_engine_load_seconds", Kind.GAUGE, "Seconds the last model load took.", ("engine",)
@@ -109,6 +131,11 @@ ALL = (
     JOBS_QUEUED,
     JOBS_RUNNING,
     OLDEST_QUEUED_SECONDS,
+    OLDEST_RUNNING_SECONDS,
+    BACKLOG_SECONDS,
+    PAUSED,
+    REPLICAS,
+    REPLICAS_BY_HAND,
     ENGINE_LOAD_SECONDS,
     ENGINE_READY,
     ENGINE_SECONDS,

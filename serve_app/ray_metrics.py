@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray.serve import metrics
+from ray.serve import metrics as serve_metrics
+from ray.util import metrics as plain_metrics
 
 from serve_app.metrics import Kind, Metric
 
@@ -18,6 +19,8 @@ class RaySink:
     def _get(self, metric: Metric) -> Any:
         if metric.name not in self._series:
             common: dict[str, Any] = {"description": metric.description, "tag_keys": metric.labels}
+            # Serve keeps the label for the deployment that speaks; these speak of another one.
+            metrics: Any = plain_metrics if "deployment" in metric.labels else serve_metrics
             match metric.kind:
                 case Kind.COUNTER:
                     made: Any = metrics.Counter(metric.name, **common)

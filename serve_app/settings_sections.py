@@ -76,6 +76,12 @@ class JobSettings(Section):
         6, ge=1, le=256, description="jobs one Editor holds at a time; as many as its engines have places"
     )
     urgent_slots: int = Field(2, ge=0, description="of those, places that only urgent jobs may take")
+    drain_s: float = Field(
+        180,
+        ge=0,
+        description="an Editor that is being stopped lets its jobs run on for so long, then gives them back; below "
+        "graceful_shutdown_timeout_s of Editor in serve_config.yaml, in seconds",
+    )
     stage_timeout_s: float = Field(
         120, gt=0, description="one stage of a run at most, and an engine's silence once it has begun, in seconds"
     )
@@ -115,6 +121,11 @@ class EngineSettings(Section):
         120, gt=0, description="an engine busy with one step for so long is replaced, in seconds"
     )
     gpu_hour_usd: float = Field(0.71, ge=0, description="price of one GPU hour, for the cost of a job, in US dollars")
+    first_estimate_s: float = Field(
+        10,
+        gt=0,
+        description="engine seconds of a job, for the scaling policy, until some have been measured",
+    )
     weights_dir: Path = Field(Path("~/.cache/pawfect/weights"), description="folder the pinned weights are kept in")
     draft_threads: int = Field(0, ge=0, le=256, description="threads of the draft engine; 0 = one per core")
 
@@ -178,6 +189,12 @@ class GoogleSettings(Section):
     )
     database: str = Field("(default)", description="gcp: Firestore database")
     jobs_collection: str = Field("jobs", min_length=1, description="gcp: Firestore collection of our job documents")
+    controls_collection: str = Field(
+        "controls",
+        min_length=1,
+        pattern=r"^[A-Za-z0-9_-]+$",
+        description="gcp: Firestore collection of what operators set by hand: a pause, numbers of replicas",
+    )
     headshots_collection: str = Field(
         "headshots",
         min_length=1,

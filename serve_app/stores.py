@@ -7,11 +7,14 @@ from dataclasses import dataclass
 
 from serve_app.clock import SystemClock
 from serve_app.google_clients import GoogleClients, find_project, make_clients, uses_emulators
+from serve_app.jobs.controls import ControlStore
 from serve_app.jobs.dead_letters import DeadLetters
 from serve_app.jobs.exhaustion import Messages
 from serve_app.jobs.firestore import FirestoreJobStore
+from serve_app.jobs.firestore_controls import FirestoreControls
 from serve_app.jobs.pubsub import ExhaustedMessages, PubsubDeadLetters
 from serve_app.jobs.sqlite import SqliteJobStore
+from serve_app.jobs.sqlite_controls import SqliteControls
 from serve_app.jobs.sqlite_database import SqliteDatabase
 from serve_app.jobs.sqlite_dead_letters import SqliteDeadLetters
 from serve_app.jobs.store import JobStore
@@ -38,6 +41,7 @@ class Stores:
     dead_letters: DeadLetters
     photos: PhotoStore
     links: Links
+    controls: ControlStore
     close: Callable[[], Awaitable[None]]
     exhausted: Messages | None = None
     originals_bucket: str = LOCAL_BUCKET
@@ -64,7 +68,8 @@ def _open_embedded(settings: Settings) -> Stores:
         database.close()
 
     photos = FolderPhotoStore(root / "photos")
-    return Stores(jobs, SqliteDeadLetters(database), photos, open_service_links(settings), close)
+    letters, controls = SqliteDeadLetters(database), SqliteControls(database)
+    return Stores(jobs, letters, photos, open_service_links(settings), controls, close)
 
 
 def _open_google(settings: Settings) -> Stores:
@@ -87,7 +92,8 @@ def _open_google(settings: Settings) -> Stores:
     letters = PubsubDeadLetters(clients.publisher, clients.topic(google.dead_letter_topic), google)
     exhausted = ExhaustedMessages(clients.subscriber, clients.subscription(google.dead_letter_subscription), google)
     originals = google.headshot_originals or clients.bucket
-    return Stores(jobs, letters, photos, links, close, exhausted, originals)
+    controls = FirestoreControls(clients.firestore, google)
+    return Stores(jobs, letters, photos, links, controls, close, exhausted, originals)
 
 
 def list_buckets(google: GoogleSettings) -> dict[str, str]:

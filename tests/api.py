@@ -19,6 +19,7 @@ from ingress.services import Services
 from serve_app.clock import SystemClock
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.readiness import Readiness, judge
+from serve_app.jobs.controls import ControlsWatch
 from serve_app.jobs.submission import Submitter
 from serve_app.photos.links import Links
 from tests.engines import FakeEngine
@@ -68,6 +69,8 @@ async def open_api(
             return judge("draft", states)
 
         settings, clock = bench.settings.model_copy(update=dict(ingress or {})), SystemClock()
+        controls = ControlsWatch(bench.stores.controls, SystemClock(), bench.sink)
+        await controls.refresh()
         services = Services(
             settings=settings,
             jobs=bench.service,
@@ -81,6 +84,7 @@ async def open_api(
             sink=bench.sink,
             clock=clock,
             trust=trust or LocalTrust(),
+            controls=controls,
         )
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:

@@ -90,7 +90,7 @@ async def open_workbench(
     threads = CodecThreads(2, clock)
     editing = Editing(stores.jobs, stores.photos, stores.links, engines, settings, clock, threads)
     closer = Closer(stores.jobs, stores.dead_letters, sink)
-    reconciler = Reconciler(stores.jobs, closer, clock, sink)
+    reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock)
     lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink)
     service = JobService(stores.jobs, stores.photos, closer, settings, clock)
     backend = Backend(root)

@@ -55,7 +55,7 @@ Key = Annotated[str | None, Depends(read_idempotency_key)]
 
 async def submit_headshot(visitor: Known, request: Request, services: Provided, key: Key) -> Job:
     """The body, which FastAPI would read and parse before it asks any dependency who is calling."""
-    async with services.limits.submitting(visitor, services.jobs):
+    async with services.submitting(visitor):
         return await submit(request, services, visitor, key)
 
 
@@ -116,7 +116,7 @@ async def open_upload(
     visitor: Known, wish: Annotated[UploadRequest, Depends(read_wish)], services: Provided
 ) -> UploadTicket:
     """A link that one photo can be sent to, for clients that would rather not send it through this service."""
-    async with services.limits.submitting(visitor, services.jobs):
+    async with services.submitting(visitor):
         job_id = draw_ticket(visitor.id)
     place = services.headshots.choose_place(job_id, wish.file_name, wish.content_type)
     link = await services.links.sign_upload(place.path, wish.content_type, services.settings.photos.max_bytes)

@@ -76,6 +76,7 @@ async def _receive(request: Request, services: Services, submit: Callable[[push.
 
 
 async def _answer(services: Services, delivery: push.Push, submit: Callable[[push.Push], Awaitable[Job]]) -> int:
+    services.controls.check()
     try:
         job = await submit(delivery)
     except (InvalidMessage, InvalidRequest) as error:

@@ -8,21 +8,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
+from ray.serve.schema import DeploymentStatusOverview
 
+from serve_app import metrics
 from serve_app.clock import SystemClock
-from serve_app.deployments.handles import STATE_INTERVAL_S, EngineHandle, ask_state
+from serve_app.deployments.handles import REPLICA_STATES, STATE_INTERVAL_S, EngineHandle, ask_state, look_up
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging
+from serve_app.tuning import tune
 
 log = logging.getLogger(__name__)
 
 CODEC_THREADS = 2
 """Full frames decoded at one time in an Editor; each can take a few hundred megabytes."""
-DRAIN_S = 60.0
-"""How long a stopping Editor lets its runs finish; below its graceful_shutdown_timeout_s in serve_config.yaml."""
+OWN_NAME = "Editor"
 HANG_FACTOR = 2
 """Times the stage's limit after which a codec thread is taken to hang; it cannot be stopped, only its process can."""
 
@@ -39,35 +41,64 @@ class EditorShell:
     ) -> None:
         from serve_app.jobs.closing import Closer
         from serve_app.jobs.codec_threads import CodecThreads
+        from serve_app.jobs.controls import ControlsWatch
+        from serve_app.jobs.demand import DemandMeter
         from serve_app.jobs.exhaustion import Exhaustion
         from serve_app.jobs.expiry import Expiry
         from serve_app.jobs.headshot_orders import HeadshotSubmitter
         from serve_app.jobs.lanes import Lanes
+        from serve_app.jobs.model import Lane
         from serve_app.jobs.reconciler import Reconciler
         from serve_app.jobs.run import Editing
         from serve_app.jobs.service import JobService
 
         configure_logging(settings.log_level, settings.service_name)
+        self._settings = settings
         self._engines = dict(engines)
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
         self._stores = stores = open_stores(settings)
-        clock, sink = SystemClock(), RaySink()
+        clock, self._sink = SystemClock(), RaySink()
         clients = {name: EngineHandle(handle) for name, handle in engines.items()}
         self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
         self._threads = CodecThreads(CODEC_THREADS, clock)
-        editing = Editing(stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads)
-        closer = Closer(stores.jobs, stores.dead_letters, sink)
-        reconciler = Reconciler(stores.jobs, closer, clock, sink)
-        self._lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink)
-        self._lanes.start()
+        deployments = {name: handle.deployment_name for name, handle in engines.items()}
+        self._controls = ControlsWatch(stores.controls, clock, self._sink, (*deployments.values(), OWN_NAME))
+        self._editing = Editing(stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads)
+        self._demand = DemandMeter(
+            stores.jobs,
+            deployments,
+            settings.qualities[settings.quality].engine,
+            {Lane.IMAGES: settings.jobs.slots, Lane.HEADSHOTS: settings.headshots.slots},
+            settings.engines.first_estimate_s,
+            clock,
+            self._sink,
+        )
+        closer = Closer(stores.jobs, stores.dead_letters, self._sink)
+        paused = self._is_paused
+        reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock, paused)
+        self._lanes = Lanes(
+            stores.jobs, self._editing, closer, settings, clock, self._sink, paused, self._demand.record
+        )
         expiry = Expiry(stores.jobs, stores.photos, clock)
-        work = (reconciler.run(), expiry.run(), self._watch_engines())
+        self._lanes.start()
+        work = (self._controls.run(), self._demand.run(), reconciler.run(), expiry.run(), self._watch_engines())
         self._tasks = [asyncio.create_task(each) for each in work]
         if stores.exhausted is not None:
             jobs = JobService(stores.jobs, stores.photos, closer, settings, clock)
             headshots = HeadshotSubmitter(jobs, stores.photos, stores.originals_bucket, settings, clock)
             exhaustion = Exhaustion(stores.exhausted, stores.jobs, headshots.refuse)
             self._tasks.append(asyncio.create_task(exhaustion.run()))
+
+    def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
+        """Serve calls it at the start and when `user_config` changes; see `tuning`. Raises ConfigurationError."""
+        self._editing.retune(tune(self._settings, user_config))
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the scaling policy goes by; Serve collects it every second or so."""
+        return self._demand.describe(self._controls.current)
+
+    def _is_paused(self) -> bool:
+        return self._controls.is_paused
 
     async def nudge(self) -> None:
         self._lanes.nudge()
@@ -84,7 +115,7 @@ class EditorShell:
             raise RuntimeError(f"A photo has been in its decoder or encoder for {busy:.0f} s.")
 
     async def stop(self) -> None:
-        await self._lanes.drain(DRAIN_S)
+        await self._lanes.drain(self._settings.jobs.drain_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,9 +124,18 @@ class EditorShell:
 
     async def _watch_engines(self) -> None:
         while True:
-            for name, handle in self._engines.items():
-                try:
-                    self._states[name] = await ask_state(handle, self._states[name])
-                except Exception:
-                    log.exception("the state of an engine could not be read", extra={"engine": name})
+            try:
+                deployments = await asyncio.to_thread(look_up)
+                self._show_replicas(deployments)
+                for name, handle in self._engines.items():
+                    overview = deployments.get(handle.deployment_name)
+                    self._states[name] = await ask_state(handle, overview, self._states[name])
+            except Exception:
+                log.exception("the state of the engines could not be read")
             await asyncio.sleep(STATE_INTERVAL_S)
+
+    def _show_replicas(self, deployments: Mapping[str, DeploymentStatusOverview]) -> None:
+        for name, overview in deployments.items():
+            for state, counted in REPLICA_STATES.items():
+                count = sum(overview.replica_states.get(each, 0) for each in counted)
+                self._sink.record(metrics.REPLICAS, count, deployment=name, state=state)

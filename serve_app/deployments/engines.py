@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -22,6 +23,7 @@ from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.settings_sections import EngineSettings
 from serve_app.telemetry import configure_logging
+from serve_app.tuning import tune_model
 
 if TYPE_CHECKING:
     from serve_app.engines.draft import DraftEngine
@@ -29,7 +31,11 @@ if TYPE_CHECKING:
     from serve_app.flux.text import TextEmbedding
     from serve_app.headshots.engine import HeadshotEngine
 
+log = logging.getLogger(__name__)
+
 LOAD_POLL_S = 0.1
+START_AFTER_S = 0.5
+"""A model of gigabytes is not loaded before Serve has had its say about which checkpoint it is to be."""
 MAX_FAILURES = 5
 """Calls of a model that may fail in a row; an accelerator that was lost in an error never recovers in its process."""
 
@@ -39,12 +45,37 @@ AnyEngine = TypeVar("AnyEngine", bound=Engine)
 class EngineShell(Generic[AnyEngine]):
     """An engine on a replica. It loads in a thread, so the replica answers while it loads."""
 
-    def __init__(self, name: str, load: Callable[[], AnyEngine], settings: EngineSettings, sink: Sink) -> None:
+    def __init__(
+        self, name: str, load: Callable[[], AnyEngine], settings: EngineSettings, sink: Sink, start_after_s: float = 0
+    ) -> None:
         self._name = name
-        self._hang_timeout_s = settings.hang_timeout_s
+        self._settings_of_engines = settings
         self._sink = sink
-        self._loader = Loader(load, name=name, timeout_s=settings.load_timeout_s, backoff_s=settings.load_backoff_s)
+        self._running = 0
+        self._loader = self._make_loader(load)
+        if start_after_s:
+            asyncio.get_running_loop().call_later(start_after_s, self._start, self._loader)
+        else:
+            self._loader.start()
+
+    def _make_loader(self, load: Callable[[], AnyEngine]) -> Loader[AnyEngine]:
+        limits = self._settings_of_engines
+        return Loader(load, name=self._name, timeout_s=limits.load_timeout_s, backoff_s=limits.load_backoff_s)
+
+    def _start(self, loader: Loader[AnyEngine]) -> None:
+        if loader is self._loader and not loader.is_started:
+            loader.start()
+
+    async def reload(self, load: Callable[[], AnyEngine]) -> None:
+        """Another model in place of the one that is here. What that one holds is finished first, because a GPU does not
+        hold two; what comes meanwhile waits. Returns when the new one is ready. Raises EngineUnavailable if it does not
+        load."""
+        before, self._loader = self._loader, self._make_loader(load)
+        while before.is_started and (self._running or before.state().phase is Phase.LOADING):  # noqa: ASYNC110
+            await asyncio.sleep(LOAD_POLL_S)
+        await asyncio.to_thread(_close, before)
         self._loader.start()
+        await asyncio.to_thread(self._loader.wait, float("inf"))
 
     async def load_state(self) -> LoadState:
         state = self._loader.state()
@@ -63,9 +94,13 @@ class EngineShell(Generic[AnyEngine]):
         except EngineUnavailable as error:
             yield Failed(error.code, error.message, retryable=True)
             return
-        async with contextlib.aclosing(stream(engine, request)) as events:
-            async for event in events:
-                yield event
+        self._running += 1
+        try:
+            async with contextlib.aclosing(stream(engine, request)) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._running -= 1
 
     async def check_health(self) -> None:
         """Raises when the replica should be replaced: its model did not load, hangs, or fails again and again."""
@@ -74,15 +109,19 @@ class EngineShell(Generic[AnyEngine]):
             raise RuntimeError(f"The {self._name} engine did not load: {state.reason}")
         if state.phase is not Phase.READY:
             return
-        if (busy := self._loader.value.busy_seconds()) > self._hang_timeout_s:
+        if (busy := self._loader.value.busy_seconds()) > self._settings_of_engines.hang_timeout_s:
             raise RuntimeError(f"The {self._name} engine has been busy with one piece of work for {busy:.0f} s.")
         if (failures := self._loader.value.failures_in_a_row()) >= MAX_FAILURES:
             raise RuntimeError(f"The last {failures} calls of the {self._name} engine's model failed.")
 
     async def stop(self) -> None:
-        self._loader.close()
-        if self._loader.state().phase is Phase.READY:
-            await asyncio.to_thread(self._loader.value.close)
+        await asyncio.to_thread(_close, self._loader)
+
+
+def _close(loader: Loader[Any]) -> None:
+    loader.close()
+    if loader.state().phase is Phase.READY:
+        loader.value.close()
 
 
 class DraftShell(EngineShell["DraftEngine"]):
@@ -98,10 +137,24 @@ class FluxShell(EngineShell["FluxEngine"]):
 
     def __init__(self, settings: Settings, name: str, encoder: DeploymentHandle[Any]) -> None:
         configure_logging(settings.log_level, settings.service_name)
+        self._settings = settings
+        self._model = name
+        self._encode = PromptEncoderHandle(encoder, asyncio.get_running_loop()).encode
+        self._checkpoint = settings.flux.checkpoints.get(name)
         sink = RaySink()
-        encode = PromptEncoderHandle(encoder, asyncio.get_running_loop()).encode
-        engine = get_spec(name).engine
-        super().__init__(engine, lambda: _load_flux(settings, name, encode, sink), settings.engines, sink)
+        super().__init__(get_spec(name).engine, self._make_load(settings, sink), settings.engines, sink, START_AFTER_S)
+
+    async def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
+        """Serve calls it at the start and when `user_config` changes; see `tuning.ModelTuning`. Raises
+        ConfigurationError, and EngineUnavailable when the new checkpoint does not load."""
+        tuned = tune_model(self._settings, self._model, user_config)
+        if (checkpoint := tuned.flux.checkpoints.get(self._model)) != self._checkpoint:
+            log.info("another checkpoint is loaded", extra={"engine": self._name})
+            self._checkpoint = checkpoint
+            await self.reload(self._make_load(tuned, self._sink))
+
+    def _make_load(self, settings: Settings, sink: Sink) -> Callable[[], FluxEngine]:
+        return lambda: _load_flux(settings, self._model, self._encode, sink)
 
 
 class HeadshotsShell(EngineShell["HeadshotEngine"]):

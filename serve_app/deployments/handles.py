@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from ray import serve
@@ -46,10 +46,19 @@ class EngineHandle:
                 events.cancel()
 
 
-async def ask_state(handle: DeploymentHandle[Any], last: LoadState | None) -> LoadState | None:
+REPLICA_STATES: Mapping[str, tuple[ReplicaState, ...]] = {
+    "running": (ReplicaState.RUNNING, ReplicaState.UPDATING, ReplicaState.PENDING_MIGRATION),
+    "starting": (ReplicaState.STARTING, ReplicaState.RECOVERING),
+    "stopping": (ReplicaState.STOPPING,),
+}
+"""Serve's states by what an operator calls them."""
+
+
+async def ask_state(
+    handle: DeploymentHandle[Any], overview: DeploymentStatusOverview | None, last: LoadState | None
+) -> LoadState | None:
     """An engine's state: what a replica says; None when Serve wants none; loading while none runs."""
     name = handle.deployment_name
-    overview = await asyncio.to_thread(_look_up, name)
     if overview is None or not (running := overview.replica_states.get(ReplicaState.RUNNING, 0)):
         if overview is not None and overview.status == DeploymentStatus.HEALTHY and not overview.replica_states:
             return None  # scaled to zero; asking it would wake it
@@ -70,6 +79,9 @@ async def _call_load_state(handle: DeploymentHandle[Any]) -> Any:
     return await handle.load_state.remote()
 
 
-def _look_up(deployment: str) -> DeploymentStatusOverview | None:
-    application = serve.status().applications[serve.get_replica_context().app_name]
-    return application.deployments.get(deployment)
+def look_up() -> Mapping[str, DeploymentStatusOverview]:
+    """Every deployment of this replica's application, as Serve has it."""
+    deployments: Mapping[str, DeploymentStatusOverview] = (
+        serve.status().applications[serve.get_replica_context().app_name].deployments
+    )
+    return deployments

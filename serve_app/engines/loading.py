@@ -74,6 +74,10 @@ class Loader(Generic[T]):
         self._started_at = self._clock.monotonic()
         self._thread.start()
 
+    @property
+    def is_started(self) -> bool:
+        return self._started_at is not None
+
     def state(self) -> LoadState:
         with self._lock:
             if self._state.phase is not Phase.LOADING:

@@ -14,6 +14,11 @@ from serve_app.settings_sections import Quality
 
 AUTO = "auto"
 DRAFT = "draft"
+HEADSHOTS = "headshots"
+ENGINES = (DRAFT, HEADSHOTS, *(spec.engine for spec in SPECS.values()))
+"""Those a job may name."""
+MODEL_DEPLOYMENTS = {name: spec.deployment for name, spec in SPECS.items()}
+"""FLUX models and what runs them in Serve."""
 TASKS: Mapping[Operation, Task] = {
     Operation.INPAINT: Task.FILL,
     Operation.GENERATE: Task.TEXT_TO_IMAGE,

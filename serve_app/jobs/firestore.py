@@ -31,12 +31,13 @@ from google.cloud.firestore_v1.base_query import FieldFilter
 
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs import headshot_view
+from serve_app.jobs.catalog import ENGINES
 from serve_app.jobs.firestore_changes import WATCH_INTERVAL_S, FirestoreChanges
 from serve_app.jobs.firestore_documents import Documents, Snapshot, delete, write
 from serve_app.jobs.firestore_jobs import read_job, read_jobs, write_job
 from serve_app.jobs.model import Job, Lane, Operation, Priority, Session, Status
 from serve_app.jobs.session_view import Document
-from serve_app.jobs.store import Backlog, Decide, Write
+from serve_app.jobs.store import Backlog, Decide, LaneBacklog, Write
 from serve_app.jobs.watching import Watchers
 from serve_app.settings_sections import GoogleSettings
 
@@ -44,6 +45,8 @@ PAGE = 20
 """Jobs looked at per query when claiming."""
 CLAIM_ROUNDS = 10
 """Pages that may be lost to other workers, job by job, before a claim gives up."""
+
+_UNDER_WAY = (Status.QUEUED, Status.PROCESSING)
 
 _FORBIDDEN_ID = re.compile(r"\.|\.\.|__.*__|.*/.*|", re.DOTALL)
 """Ids no document can have (`firebase.google.com/docs/firestore/quotas`)."""
@@ -208,15 +211,47 @@ class FirestoreJobStore:
         await self._documents.change([self._jobs.document(job.id)], work)
 
     async def backlog(self, now: float) -> Backlog:
-        """The three figures are read at once, but not of the same instant."""
-        queued = _where(self._jobs, "status", "==", str(Status.QUEUED))
-        running = _where(self._jobs, "status", "==", str(Status.PROCESSING))
-        waiting, active, oldest = await asyncio.gather(
+        """The figures are read together, but not of the same instant. While nothing waits or runs two reads are all.
+        Jobs that name no engine, as records of earlier versions, are counted as those that are left over."""
+        counts = await asyncio.gather(*(self._count(status) for status in _UNDER_WAY))
+        if not any(counts):
+            return Backlog()
+        (queued, running), lanes = await asyncio.gather(
+            asyncio.gather(*map(self._count_engines, _UNDER_WAY, counts)),
+            asyncio.gather(*(self._read_lane(lane, now) for lane in Lane)),
+        )
+        return Backlog(queued, running, dict(zip(Lane, lanes, strict=True)))
+
+    async def _count(self, status: Status, **fields: object) -> int:
+        query = _where(self._jobs, "status", "==", str(status))
+        for name, value in fields.items():
+            query = _where(query, name, "==", value)
+        return await self._documents.count(query)
+
+    async def _count_engines(self, status: Status, total: int) -> dict[str, int]:
+        if not total:
+            return {}
+        counts = await asyncio.gather(*(self._count(status, engine=engine) for engine in ENGINES))
+        found = {engine: count for engine, count in zip(ENGINES, counts, strict=True) if count}
+        unnamed = total - sum(found.values())
+        return {**found, "": unnamed} if unnamed > 0 else found
+
+    async def _read_lane(self, lane: Lane, now: float) -> LaneBacklog:
+        operations = [str(operation) for operation in Operation if operation.lane is lane]
+        jobs = _where(self._jobs, "operation", "in", operations)
+        queued, running = (_where(jobs, "status", "==", str(status)) for status in _UNDER_WAY)
+        waiting, active, oldest, longest = await asyncio.gather(
             self._documents.count(queued),
             self._documents.count(running),
             self._documents.query(queued.order_by("created_at").limit(1)),
+            self._documents.query(running.order_by("claimed_at").limit(1)),
         )
-        return Backlog(waiting, active, max((max(0.0, now - job.created_at) for job in read_jobs(oldest)), default=0.0))
+        return LaneBacklog(
+            queued=waiting,
+            running=active,
+            oldest_queued_s=max((max(0.0, now - job.created_at) for job in read_jobs(oldest)), default=0.0),
+            oldest_running_s=max((max(0.0, now - (job.claimed_at or now)) for job in read_jobs(longest)), default=0.0),
+        )
 
     async def get_session(self, session: Session) -> dict[str, Any] | None:
         if not _is_possible(session):

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 COMPOSITE_INDEXES = (
     ("operation", "status", "priority", "created_at"),
     ("operation", "status", "lease_expires_at"),
+    ("operation", "status", "created_at"),
+    ("operation", "status", "claimed_at"),
     ("status", "created_at"),
     ("status", "deadline_at"),
     ("status", "closed", "created_at"),

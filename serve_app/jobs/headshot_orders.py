@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from serve_app.clock import Clock
 from serve_app.errors import Conflict, InvalidMessage, NotFound, ObjectMissing, PreconditionFailed
 from serve_app.jobs import transitions
+from serve_app.jobs.catalog import HEADSHOTS
 from serve_app.jobs.headshot_names import derive_headshot_id, is_possible, is_ticket, make_safe
 from serve_app.jobs.model import ANONYMOUS, Job, Operation, Parameters, Priority
 from serve_app.jobs.service import JobService
@@ -133,7 +134,7 @@ class HeadshotSubmitter:
             published_at=now,
             deadline_at=deadline_at,
             operation=Operation.HEADSHOT,
-            engine="headshots",
+            engine=HEADSHOTS,
             owner=owner,
             digest=digest,
             expires_at=deadline_at + self._settings.headshots.ttl_s,

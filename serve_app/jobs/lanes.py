@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from serve_app.clock import Clock
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.model import Lane
 from serve_app.jobs.run import Editing
-from serve_app.jobs.runner import Runner
+from serve_app.jobs.runner import OnWork, Runner
 from serve_app.jobs.store import JobStore
 from serve_app.metrics import Sink
 from serve_app.settings import Settings
@@ -17,11 +17,20 @@ from serve_app.settings import Settings
 
 class Lanes:
     def __init__(
-        self, store: JobStore, editing: Editing, closer: Closer, settings: Settings, clock: Clock, sink: Sink
+        self,
+        store: JobStore,
+        editing: Editing,
+        closer: Closer,
+        settings: Settings,
+        clock: Clock,
+        sink: Sink,
+        is_paused: Callable[[], bool] = lambda: False,
+        on_work: OnWork = lambda _engine, _seconds: None,
     ) -> None:
         slots = {Lane.IMAGES: None, Lane.HEADSHOTS: settings.headshots.slots}
         self.runners: Mapping[Lane, Runner] = {
-            lane: Runner(store, editing, closer, settings.jobs, clock, sink, lane, slots[lane]) for lane in Lane
+            lane: Runner(store, editing, closer, settings.jobs, clock, sink, lane, slots[lane], is_paused, on_work)
+            for lane in Lane
         }
 
     def start(self) -> None:

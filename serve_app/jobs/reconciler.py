@@ -1,11 +1,11 @@
-"""Ends what a crash or a full house left: overdue jobs, ends not closed. Shows the backlog."""
+"""Ends what a crash or a full house left: overdue jobs, ends not closed."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 
-from serve_app import metrics
 from serve_app.clock import Clock
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs import session_view, transitions
@@ -13,22 +13,30 @@ from serve_app.jobs.closing import Closer
 from serve_app.jobs.model import Job, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
-from serve_app.metrics import Sink
+from serve_app.settings_sections import JobSettings
 
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 5.0
-"""How often leftovers are looked for and the backlog gauges are set."""
+"""How often leftovers are looked for."""
 BATCH = 100
 """Leftovers ended per round."""
 
 
 class Reconciler:
-    def __init__(self, store: JobStore, closer: Closer, clock: Clock, sink: Sink) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        closer: Closer,
+        settings: JobSettings,
+        clock: Clock,
+        is_paused: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._store = store
         self._closer = closer
+        self._settings = settings
         self._clock = clock
-        self._sink = sink
+        self._is_paused = is_paused
 
     async def run(self) -> None:
         while True:
@@ -42,7 +50,6 @@ class Reconciler:
 
     async def sweep(self) -> None:
         now = self._clock.now()
-        await self._show_backlog(now)
         for job in await self._store.find(status=Status.QUEUED, limit=BATCH, before_deadline=now):
             await self._expire(job, now)
         for status in (Status.FAILED, Status.COMPLETED, Status.CANCELLED):
@@ -56,16 +63,13 @@ class Reconciler:
         except StoreUnavailable as error:
             log.warning("end not closed yet: %s", error, extra={"job": job.id})
 
-    async def _show_backlog(self, now: float) -> None:
-        backlog = await self._store.backlog(now)
-        self._sink.record(metrics.JOBS_QUEUED, backlog.queued)
-        self._sink.record(metrics.JOBS_RUNNING, backlog.running)
-        self._sink.record(metrics.OLDEST_QUEUED_SECONDS, backlog.oldest_s)
-
     async def _expire(self, overdue: Job, now: float) -> None:
         def decide(job: Job | None, document: Document | None) -> Write | None:
             if job is None or job.status is not Status.QUEUED or job.deadline_at > now:
                 return None  # claimed, or given more time, since it was found
+            if self._is_paused() and not job.owner:
+                # Whoever published it has been told to send it again until it is done; the pause is not its fault.
+                return Write(job.evolve(deadline_at=now + self._settings.deadline_s))
             expired = transitions.expire(job, now)
             return Write(expired, session_view.describe(expired) if session_view.is_shown(job.id, document) else None)
 

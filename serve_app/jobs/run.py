@@ -37,10 +37,12 @@ from serve_app.errors import (
     PhotoTooLarge,
     PhotoUnreadable,
     QualityUnavailable,
+    QualityUnknown,
     SessionMissing,
     StageTimeout,
     StoreUnavailable,
 )
+from serve_app.jobs.catalog import HEADSHOTS
 from serve_app.jobs.codec_threads import CodecThreads
 from serve_app.jobs.headshot_links import sign_results
 from serve_app.jobs.model import ANONYMOUS, Headshot, Job, Lane, Operation, Progress, Stage
@@ -55,8 +57,6 @@ from serve_app.settings import Settings
 log = logging.getLogger(__name__)
 
 SECONDS_PER_HOUR = 3600
-HEADSHOTS = "headshots"
-"""The engine of headshots."""
 
 ENGINE_ERRORS: dict[str, type[PawfectError]] = {
     kind.code: kind
@@ -121,6 +121,10 @@ class Editing:
         self._limit_s = settings.jobs.stage_timeout_s
         self._in_engine: Counter[Lane] = Counter()
 
+    def retune(self, settings: Settings) -> None:
+        """For runs that begin from now on."""
+        self._settings = settings
+
     async def run(self, job: Job, report: Report, confirm: Confirm) -> Outcome:
         """Do the whole edit. Raises PermanentError or TransientError; writes nothing but the two result objects."""
         watch = Stopwatch(self._clock)
@@ -175,6 +179,8 @@ class Editing:
         engine = job.engine or (row.engine if row is not None else "")
         if row is not None and engine in self._engines:
             return engine, self._engines[engine]
+        if row is None:
+            raise QualityUnknown(f"Quality '{name}' is not known; known are {', '.join(self._settings.qualities)}.")
         offered = [quality for quality, row in self._settings.qualities.items() if row.engine in self._engines]
         raise QualityUnavailable(f"Quality '{name}' is not offered here; offered are auto, {', '.join(offered)}.")
 

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import uuid
 from collections import deque
+from collections.abc import Callable
 
 from serve_app import metrics
 from serve_app.clock import Clock
@@ -39,6 +40,8 @@ CALM_SHARE = 1 / 3
 """Of a lease's time, after an outage of the store, in which leases that ran out meanwhile are left to their holders."""
 UNANSWERED = 10_000
 """Claims without an answer that are remembered: those of some hours of an outage."""
+OnWork = Callable[[str, float], None]
+"""Told of each completed run: the engine and the seconds it worked on it."""
 FAULT_PAUSE_S = 1.0
 """Pause of the claim loop after the store did not answer, or after a defect of ours."""
 
@@ -54,8 +57,12 @@ class Runner:
         sink: Sink,
         lane: Lane = Lane.IMAGES,
         slots: int | None = None,
+        is_paused: Callable[[], bool] = lambda: False,
+        on_work: OnWork = lambda _engine, _seconds: None,
     ) -> None:
         """Without `slots` as many as the settings say, and some of those for urgent jobs."""
+        self._is_paused = is_paused
+        self._on_work = on_work
         self._lane = lane
         self._slots = slots or settings.slots
         self._urgent_slots = settings.urgent_slots if slots is None else 0
@@ -118,7 +125,7 @@ class Runner:
         self._wake.clear()
 
     async def _claim_one(self) -> bool:
-        if len(self._active) >= self._slots:
+        if len(self._active) >= self._slots or self._is_paused():
             return False
         normal = sum(hold.job.priority is not Priority.URGENT for hold in self._active.values())
         urgent_only = normal >= self._slots - self._urgent_slots
@@ -224,6 +231,7 @@ class Runner:
             return transitions.settling(UnexpectedFailure(f"{type(error).__name__}: {error}"), settings)
         self._sink.record(metrics.ENGINE_SECONDS, outcome.engine_seconds, engine=outcome.engine)
         self._sink.record(metrics.GPU_SECONDS, outcome.gpu_seconds, engine=outcome.engine)
+        self._on_work(outcome.engine, outcome.engine_seconds)
         return transitions.completing(outcome)
 
     async def _finish(self, hold: Hold, end: transitions.End) -> None:

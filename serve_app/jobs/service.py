@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from serve_app.settings import Settings
 
 OUTAGE_PAUSE_S = 1.0
 """Pause of a waiting request before it asks a store again that did not answer."""
+
+PAUSE_POLL_S = 1.0
+"""How often a waiting request looks whether consumption has been paused."""
 
 STOP_POLL_S = 0.5
 """How often a waiting request looks, while the service stops, whether its job has gone back to the queue."""
@@ -47,13 +51,25 @@ class EditOrder:
 
 
 class JobService:
-    def __init__(self, store: JobStore, photos: PhotoStore, closer: Closer, settings: Settings, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        photos: PhotoStore,
+        closer: Closer,
+        settings: Settings,
+        clock: Clock,
+        *,
+        stopping: asyncio.Event | None = None,
+        is_paused: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`stopping` is shared by those that end together."""
         self._store = store
         self._closer = closer
         self._photos = photos
         self._settings = settings
         self._clock = clock
-        self._stopping = asyncio.Event()
+        self._stopping = stopping or asyncio.Event()
+        self._is_paused = is_paused
 
     async def submit(self, order: EditOrder) -> Job:
         """Accept an order, idempotently; once this returns the job survives any crash.
@@ -77,6 +93,7 @@ class JobService:
             published_at=order.published_at if order.published_at is not None else now,
             deadline_at=deadline_at,
             expires_at=deadline_at + self._settings.jobs.record_ttl_s,
+            engine=self._settings.qualities[parameters.quality].engine,
             priority=order.priority,
             deliveries=(order.delivery,),
             message=order.message,
@@ -200,12 +217,15 @@ class JobService:
         return None
 
     async def _notice_stop(self, job_id: str) -> None:
-        """Returns when work is being stopped and the job lies in the queue, where it stays until the next start."""
-        await self._stopping.wait()
+        """Returns when work is being stopped, or has been paused, and the job lies in the queue, where it stays."""
         while True:
-            job = await self._store.get(job_id)
-            if job is None or job.status is Status.QUEUED:
-                return
+            while not self._is_paused() and not self._stopping.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), PAUSE_POLL_S)
+            with contextlib.suppress(StoreUnavailable):
+                job = await self._store.get(job_id)
+                if job is None or job.status is Status.QUEUED:
+                    return
             await asyncio.sleep(STOP_POLL_S)
 
 

@@ -12,7 +12,7 @@ from serve_app.jobs.model import SCHEMA, Job, Lane, Operation, Priority, Session
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.sqlite_changes import WATCH_INTERVAL_S, SqliteChanges
 from serve_app.jobs.sqlite_database import SqliteDatabase, transaction
-from serve_app.jobs.store import Backlog, Decide, Write
+from serve_app.jobs.store import Backlog, Decide, LaneBacklog, Write
 from serve_app.jobs.watching import Watchers
 
 _CLAIMABLE = """
@@ -31,6 +31,11 @@ SELECT body FROM jobs
 WHERE closed = 1 AND json_extract(body, '$.expires_at') <= :now
   AND status IN ('completed', 'failed', 'cancelled') AND schema <= :schema
 ORDER BY json_extract(body, '$.expires_at') LIMIT :limit
+"""
+_BACKLOG = """
+SELECT status, IFNULL(json_extract(body, '$.engine'), ''), json_extract(body, '$.operation') IS 'PetHeadshot',
+       COUNT(*), MIN(created_at), MIN(json_extract(body, '$.claimed_at'))
+FROM jobs WHERE status IN ('queued', 'processing') GROUP BY 1, 2, 3
 """
 _FIRST_PAGE = (float("inf"), "")
 
@@ -89,6 +94,18 @@ def _remove_job(connection: sqlite3.Connection, job_id: str) -> None:
     connection.execute("INSERT INTO removals SELECT number + 1, ? FROM last_change", (job_id,))
     connection.execute("DELETE FROM jobs WHERE id = ?", (job_id,))
     connection.execute("DELETE FROM removals WHERE change <= (SELECT MAX(change) FROM removals) - ?", (REMOVALS_KEPT,))
+
+
+def _read_lane(rows: Sequence[Any], lane: Lane, now: float) -> LaneBacklog:
+    """Of the rows of `_BACKLOG`."""
+    ours = [row for row in rows if bool(row[2]) is (lane is Lane.HEADSHOTS)]
+    queued, running = ([row for row in ours if row[0] == status] for status in ("queued", "processing"))
+    return LaneBacklog(
+        queued=sum(row[3] for row in queued),
+        running=sum(row[3] for row in running),
+        oldest_queued_s=max((now - row[4] for row in queued), default=0.0),
+        oldest_running_s=max((now - row[5] for row in running if row[5] is not None), default=0.0),
+    )
 
 
 class SqliteJobStore:
@@ -168,12 +185,12 @@ class SqliteJobStore:
         await self._database.run(work)
 
     async def backlog(self, now: float) -> Backlog:
-        query = """
-            SELECT COUNT(*) FILTER (WHERE status = 'queued'), COUNT(*) FILTER (WHERE status = 'processing'),
-                   MIN(created_at) FILTER (WHERE status = 'queued')
-            FROM jobs WHERE status IN ('queued', 'processing')"""
-        queued, running, oldest = await self._database.run(lambda connection: connection.execute(query).fetchone())
-        return Backlog(queued, running, max(0.0, now - oldest) if oldest is not None else 0.0)
+        rows = await self._database.run(lambda connection: connection.execute(_BACKLOG).fetchall())
+        by_engine: dict[str, dict[str, int]] = {"queued": {}, "processing": {}}
+        for status, engine, _, count, _, _ in rows:
+            by_engine[status][engine] = by_engine[status].get(engine, 0) + count
+        lanes = {lane: _read_lane(rows, lane, now) for lane in Lane}
+        return Backlog(by_engine["queued"], by_engine["processing"], lanes)
 
     async def get_session(self, session: Session) -> dict[str, Any] | None:
         return await self._database.run(lambda connection: _read_document(connection, session.path))

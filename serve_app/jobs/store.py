@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serve_app.jobs.model import Job, Lane, Session, Status
@@ -26,12 +26,32 @@ May be called several times when transactions collide. What it raises reaches th
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
-    """`oldest_s` is the age of the oldest queued job in seconds, 0 when nothing waits."""
+class LaneBacklog:
+    """`oldest_queued_s` since that job came, `oldest_running_s` since that one was claimed, in seconds; 0 when there is
+    none."""
 
     queued: int
     running: int
-    oldest_s: float
+    oldest_queued_s: float
+    oldest_running_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """Jobs that wait or run: by the name of their engine, "" for those that name none, and by lane. What is not there
+    is nothing."""
+
+    queued_by_engine: Mapping[str, int] = field(default_factory=dict)
+    running_by_engine: Mapping[str, int] = field(default_factory=dict)
+    lanes: Mapping[Lane, LaneBacklog] = field(default_factory=dict)
+
+    @property
+    def queued(self) -> int:
+        return sum(self.queued_by_engine.values())
+
+    @property
+    def running(self) -> int:
+        return sum(self.running_by_engine.values())
 
 
 class JobStore(Protocol):

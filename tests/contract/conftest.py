@@ -15,6 +15,7 @@ from google.api_core.exceptions import Conflict
 from serve_app.clock import SystemClock
 from serve_app.google_clients import make_clients
 from serve_app.jobs.firestore import FirestoreJobStore
+from serve_app.jobs.firestore_controls import FirestoreControls
 from serve_app.jobs.pubsub import PubsubDeadLetters
 from serve_app.photos.gcs import GcsPhotoStore
 from serve_app.photos.service_links import ServiceLinks
@@ -41,7 +42,8 @@ async def open_gcp(root: Path) -> AsyncIterator[Stores]:
     photos = GcsPhotoStore(clients.storage, clients.bucket, settings.google)
     links = ServiceLinks(bytes(32), "http://127.0.0.1:8000", settings.links, SystemClock())
     letters = PubsubDeadLetters(clients.publisher, clients.topic(settings.google.dead_letter_topic), settings.google)
-    yield Stores(jobs, letters, photos, links, clients.close)
+    controls = FirestoreControls(clients.firestore, settings.google)
+    yield Stores(jobs, letters, photos, links, controls, clients.close)
     await jobs.close()
     photos.close()
     await clients.close()

@@ -11,9 +11,9 @@ import pytest
 
 from serve_app.errors import Conflict, LeaseLost
 from serve_app.jobs import session_view, transitions
-from serve_app.jobs.model import Job, Parameters, Priority, Progress, Session, Stage, Status
+from serve_app.jobs.model import Job, Lane, Operation, Parameters, Priority, Progress, Session, Stage, Status
 from serve_app.jobs.session_view import Document
-from serve_app.jobs.store import Write
+from serve_app.jobs.store import LaneBacklog, Write
 from serve_app.settings_sections import JobSettings
 from serve_app.stores import Stores
 from tests.contract.conftest import STORES
@@ -46,12 +46,14 @@ async def submit(stores: Stores, job: Job) -> Job:
     return stored
 
 
-async def claim(stores: Stores, now: float, token: str = "t", *, urgent_only: bool = False) -> Job | None:
+async def claim(
+    stores: Stores, now: float, token: str = "t", *, urgent_only: bool = False, lane: Lane = Lane.IMAGES
+) -> Job | None:
     def decide(job: Job | None, _document: Document | None) -> Write:
         assert job is not None
         return Write(transitions.claim(job, token, now, SETTINGS))
 
-    return await stores.jobs.claim(now, decide, urgent_only=urgent_only)
+    return await stores.jobs.claim(now, decide, urgent_only=urgent_only, lane=lane)
 
 
 async def end(stores: Stores, job: Job, change: transitions.End, token: str = "t", now: float = 200.0) -> Job:
@@ -285,12 +287,34 @@ async def test_jobs_whose_lease_ran_out_stand_in_the_same_order_as_queued_ones(s
 
 async def test_backlog_counts_and_ages(stores: Stores) -> None:
     empty = await stores.jobs.backlog(200.0)
-    assert (empty.queued, empty.running, empty.oldest_s) == (0, 0, 0.0)
+    assert (empty.queued, empty.running) == (0, 0)
+    assert not any(lane.oldest_queued_s or lane.oldest_running_s for lane in empty.lanes.values())
     for name, created in (("a", 100.0), ("b", 150.0), ("c", 160.0)):
         await submit(stores, make_job(name, created_at=created))
     await claim(stores, 170.0)
     backlog = await stores.jobs.backlog(200.0)
-    assert (backlog.queued, backlog.running, backlog.oldest_s) == (2, 1, 50.0)
+    assert (backlog.queued, backlog.running) == (2, 1)
+    assert backlog.lanes[Lane.IMAGES] == LaneBacklog(2, 1, oldest_queued_s=50.0, oldest_running_s=30.0)
+    assert backlog.lanes[Lane.HEADSHOTS] == LaneBacklog(0, 0, 0.0, 0.0)
+
+
+async def test_backlog_tells_engines_and_lanes_apart(stores: Stores) -> None:
+    for name, changes in (
+        ("old", {}),
+        ("flux-1", {"engine": "flux"}),
+        ("flux-2", {"engine": "flux"}),
+        ("draft", {"engine": "draft"}),
+        ("head", {"engine": "headshots", "operation": Operation.HEADSHOT, "session": None, "created_at": 120.0}),
+    ):
+        await submit(stores, make_job(name, **changes))
+    taken = await claim(stores, 170.0, lane=Lane.HEADSHOTS)
+    assert taken is not None
+    backlog = await stores.jobs.backlog(200.0)
+    assert backlog.queued_by_engine == {"": 1, "flux": 2, "draft": 1}
+    assert backlog.running_by_engine == {"headshots": 1}
+    assert (backlog.queued, backlog.running) == (4, 1)
+    assert backlog.lanes[Lane.HEADSHOTS] == LaneBacklog(0, 1, 0.0, oldest_running_s=30.0)
+    assert backlog.lanes[Lane.IMAGES].queued == 4
 
 
 async def test_find_by_status_deadline_and_dead_letter(stores: Stores) -> None:

@@ -22,11 +22,6 @@ def test_no_secret_is_bound_to_a_deployment() -> None:
     assert bound[0].port == settings.port
 
 
-def test_the_numbers_of_the_config_file_reach_the_deployments() -> None:
-    application = compose(Settings(), {"Ingress": {"max_ongoing_requests": 77}})
-    assert application._bound_deployment.max_ongoing_requests == 77
-
-
 def test_a_wrong_argument_of_the_config_file_is_named() -> None:
     with pytest.raises(ConfigurationError, match="PAWFECT_PORT"):
         build({"port": 0})

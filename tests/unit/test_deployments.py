@@ -218,9 +218,8 @@ async def test_an_engine_is_ready_only_while_a_replica_runs(
         replicas,
         "",  # type: ignore[arg-type]
     )
-    monkeypatch.setattr(handles, "_look_up", lambda _name: overview)
     monkeypatch.setattr(handles, "STATE_INTERVAL_S", 0.02)
-    state = await ask_state(FakeEngineHandle(answer), last)  # type: ignore[arg-type]
+    state = await ask_state(FakeEngineHandle(answer), overview, last)  # type: ignore[arg-type]
     assert (state.phase if state else None) is phase
     assert words in ((state.reason if state else "") or "")
 

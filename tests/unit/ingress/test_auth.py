@@ -37,6 +37,7 @@ from ingress.trust import check_trust
 from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness
 from serve_app.errors import CallerError, ConfigurationError, Forbidden, KeysUnavailable, Unauthenticated
+from serve_app.jobs.controls import ControlsWatch
 from serve_app.jobs.submission import Submitter
 from serve_app.settings import Settings
 from serve_app.settings_sections import GoogleSettings
@@ -154,6 +155,8 @@ async def open_guarded(root: Path, trust: Trust, *, start: bool = False) -> Asyn
             calls.append("nudge")
             bench.runner.nudge()
 
+        controls = ControlsWatch(bench.stores.controls, SystemClock(), bench.sink)
+        await controls.refresh()
         services = Services(
             settings=bench.settings,
             jobs=Recorder(bench.service, calls),
@@ -167,6 +170,7 @@ async def open_guarded(root: Path, trust: Trust, *, start: bool = False) -> Asyn
             sink=bench.sink,
             clock=SystemClock(),
             trust=trust,
+            controls=controls,
         )
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=30) as http:

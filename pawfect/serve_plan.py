@@ -1,0 +1,63 @@
+"""serve_config.yaml as `make serve` deploys it: the same file that a cluster gets, with this start's settings in it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from serve_app.errors import ConfigurationError
+from serve_app.jobs.catalog import MODEL_DEPLOYMENTS
+from serve_app.settings import Settings
+
+CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
+GPU_DEMANDS = ("num_gpus", "accelerator_type")
+
+
+def read_plan(path: Path, settings: Settings, host: str) -> Any:
+    """Serve's `ServeDeploySchema`. Raises ConfigurationError for a file that Serve would not take either."""
+    from pydantic import ValidationError
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve_app.autoscaling import BacklogPolicy
+
+    try:
+        content = yaml.safe_load(path.read_text())
+        ServeDeploySchema.model_validate(content)
+        application = content["applications"][0]
+        if policy := application.get("autoscaling_policy"):
+            BacklogPolicy(**policy.get("policy_kwargs", {}))
+    except (OSError, yaml.YAMLError, ValidationError, TypeError, ValueError) as error:
+        raise ConfigurationError(f"{path} is not a usable Serve config: {error}") from error
+    content["http_options"] = {**content.get("http_options", {}), "host": host, "port": settings.port}
+    # The whole tree, so that the process which builds the application need not see this one's environment. Secrets
+    # stay in the environment: Serve keeps the file where everybody on the cluster can read it.
+    application["args"] = {**settings.without_secrets().model_dump(mode="json"), **application.get("args", {})}
+    if settings.flux.device == "cpu":
+        _ask_for_no_gpu(application)
+    return ServeDeploySchema.model_validate(content)
+
+
+def count_cpus(plan: Any, settings: Settings) -> int:
+    """CPUs that all replicas ask for together, at their most. They are a bookkeeping of Ray's: on a machine with fewer
+    cores the replicas share those."""
+    models = {MODEL_DEPLOYMENTS[name] for name in MODEL_DEPLOYMENTS.keys() - settings.flux.checkpoints.keys()}
+    idle = models if settings.flux.checkpoints else models | {"PromptEncoder"}
+    return math.ceil(sum(cpus for name, cpus in _list_demands(plan) if name not in idle))
+
+
+def _list_demands(plan: Any) -> Iterator[tuple[str, float]]:
+    for each in plan.model_dump(exclude_unset=True)["applications"][0]["deployments"]:
+        scaling = each.get("autoscaling_config")
+        replicas = scaling["max_replicas"] if scaling else each.get("num_replicas", 1)
+        yield each["name"], replicas * each.get("ray_actor_options", {}).get("num_cpus", 1)
+
+
+def _ask_for_no_gpu(application: dict[str, Any]) -> None:
+    for each in application["deployments"]:
+        if each["name"] in MODEL_DEPLOYMENTS.values():
+            wanted = each.get("ray_actor_options", {})
+            each["ray_actor_options"] = {name: value for name, value in wanted.items() if name not in GPU_DEMANDS}

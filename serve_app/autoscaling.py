@@ -1,0 +1,121 @@
+"""The scaling policy as Serve calls it, in its controller, for the whole application: `autoscaling_policy` in
+serve_config.yaml.
+
+What is known of the work comes from the Editors, as their custom autoscaling statistics (`jobs.demand` says what each
+key means). While no Editor has spoken lately, everything stays as it is. Nothing here may raise: the controller decides
+about every deployment in the same loop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from serve_app.jobs.demand import BACKLOG, BUSY, FLOOR, JOBS, PIN, SLOTS, name_key
+from serve_app.jobs.model import Lane
+from serve_app.scaling import Demand, Rules, count_editors, decide
+
+log = logging.getLogger(__name__)
+
+EDITOR = "Editor"
+STALE_S = 30.0
+"""An Editor's figures older than this are not believed; it says them every second or so."""
+LOWER_SINCE = "lower_since"
+
+
+class BacklogPolicy:
+    """`deployments` are the `scaling.Rules` by deployment, `lanes` the engines' deployments by lane."""
+
+    def __init__(self, deployments: Mapping[str, Mapping[str, Any]], lanes: Mapping[str, list[str]]) -> None:
+        self._rules = {name: Rules.model_validate(rules or {}) for name, rules in deployments.items()}
+        self._lanes = {Lane(lane): tuple(names) for lane, names in lanes.items()}
+
+    def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
+        try:
+            return self._decide(contexts)
+        except Exception:
+            log.exception("no decision about replicas; they stay as they are")
+            return {}, {key: dict(context.policy_state) for key, context in contexts.items()}
+
+    def _decide(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
+        editor = next((context for context in contexts.values() if context.deployment_name == EDITOR), None)
+        figures = Figures(editor) if editor is not None else None
+        running = {context.deployment_name: context.current_num_replicas for context in contexts.values()}
+        decisions: dict[Any, float] = {}
+        states: dict[Any, dict[str, Any]] = {}
+        for key, context in contexts.items():
+            name = context.deployment_name
+            state = dict(context.policy_state)
+            demand = self._find_demand(context, figures, running)
+            if demand is not None:
+                rules = self._rules.get(name, Rules())
+                decision = decide(
+                    context.current_time, context.target_num_replicas, demand, rules, state.get(LOWER_SINCE)
+                )
+                decisions[key] = decision.replicas
+                state[LOWER_SINCE] = decision.lower_since
+            states[key] = state
+        return decisions, states
+
+    def _find_demand(self, context: Any, figures: Figures | None, running: Mapping[str, int]) -> Demand | None:
+        """None where nothing is known, so that nothing is changed."""
+        name = context.deployment_name
+        if name == EDITOR:
+            return None if figures is None or not figures.is_fresh else self._demand_editors(figures, running)
+        if not any(name in engines for engines in self._lanes.values()):
+            # Called by others for every single thing, such as the prompt encoder: its requests are its work.
+            return Demand(jobs=context.total_num_requests)
+        if figures is None or not figures.is_fresh:
+            return None
+        return Demand(
+            jobs=figures.latest(JOBS, name),
+            backlog_s=figures.latest(BACKLOG, name),
+            busy=figures.total(BUSY, name),
+            pin=_read_hand(figures, PIN, name),
+            floor=_read_hand(figures, FLOOR, name),
+        )
+
+    def _demand_editors(self, figures: Figures, running: Mapping[str, int]) -> Demand:
+        """As many as hold what the engines can take, in the lane that needs the most of them. Engines that still start
+        can take nothing: jobs claimed for them would only be put back."""
+        wanted = 0.0
+        for lane, names in self._lanes.items():
+            held = sum(running.get(name, 1) * self._rules.get(name, Rules()).places for name in names)
+            jobs = sum(figures.latest(JOBS, name) for name in names)
+            wanted = max(wanted, count_editors(held, max(1.0, figures.latest(SLOTS, str(lane))), jobs))
+        utilisation = self._rules.get(EDITOR, Rules()).utilisation
+        pin, floor = (_read_hand(figures, kind, EDITOR) for kind in (PIN, FLOOR))
+        return Demand(jobs=1, busy=wanted * utilisation, pin=pin, floor=floor)
+
+
+class Figures:
+    """What the Editors said last. A figure of the whole store is the latest that anybody said; of an Editor's own, such
+    as what it had done, the sum."""
+
+    def __init__(self, editor: Any) -> None:
+        self._series: Mapping[str, Mapping[Any, Any]] = editor.raw_metrics or {}
+        self._now = editor.current_time
+
+    @property
+    def is_fresh(self) -> bool:
+        return any(True for series in self._series.values() for _ in self._fresh(series))
+
+    def latest(self, kind: str, name: str) -> float:
+        found = list(self._fresh(self._series.get(name_key(kind, name), {})))
+        return float(max(found, key=lambda point: point[0])[1]) if found else 0.0
+
+    def total(self, kind: str, name: str) -> float:
+        return float(sum(value for _, value in self._fresh(self._series.get(name_key(kind, name), {}))))
+
+    def _fresh(self, series: Mapping[Any, Any]) -> Iterable[tuple[float, float]]:
+        """The last point of each Editor."""
+        for points in series.values():
+            if points and self._now - points[-1].timestamp < STALE_S:
+                yield points[-1].timestamp, points[-1].value
+
+
+def _read_hand(figures: Figures, kind: str, name: str) -> int | None:
+    """Statistics are numbers: 0 stands for what nobody set."""
+    figure = figures.latest(kind, name)
+    return int(figure) if figure > 0 else None
