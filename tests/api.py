@@ -32,6 +32,7 @@ class Api:
     bench: Workbench
     engine: FakeEngine
     states: dict[str, LoadState | None]
+    controls: ControlsWatch
 
     async def push(self, data: Any, message_id: str = "m1") -> httpx.Response:
         text = data if isinstance(data, str) else base64.b64encode(json.dumps(data).encode()).decode()
@@ -88,7 +89,7 @@ async def open_api(
         )
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:
-            yield Api(http, bench, engine, states)
+            yield Api(http, bench, engine, states, controls)
 
 
 def expect_problem(response: httpx.Response, status: int, code: str) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -57,6 +58,11 @@ from serve_app.settings import Settings
 log = logging.getLogger(__name__)
 
 SECONDS_PER_HOUR = 3600
+
+FULL_PATIENCE_S = 60.0
+"""How long a prepared job waits for a place in an engine."""
+FULL_PAUSE_S, MAX_FULL_PAUSE_S = 0.5, 4.0
+"""Before it asks again; it doubles. A replica has several places, so one that is free for a moment costs nothing."""
 
 ENGINE_ERRORS: dict[str, type[PawfectError]] = {
     kind.code: kind
@@ -146,7 +152,7 @@ class Editing:
         with watch.time(Stage.ENGINE), self._entering_engine(lane):
             if self._in_engine[lane] > 1:
                 started = started.without_frame()
-            result = await _ask(engine, started.request, report, self._limit_s)
+            result, started = await self._ask_patiently(engine, started, report)
         report(Progress(Stage.ENCODE))
         with _limited(Stage.ENCODE, self._limit_s):
             output = await self._threads.run(self._limit_s, partial(started.finish, result))
@@ -159,6 +165,23 @@ class Editing:
                 headshot = None if output.quality is None else await self._describe(job, output.quality)
         cost = result.gpu_seconds * self._settings.engines.gpu_hour_usd / SECONDS_PER_HOUR
         return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost, headshot)
+
+    async def _ask_patiently(
+        self, engine: EngineClient, started: Started, report: Report
+    ) -> tuple[EngineResult, Started]:
+        """An engine without a place is asked again: given back, the job would be claimed, downloaded and decoded anew
+        for each time. Raises EngineFull when that takes so long that the queue had better decide who is next."""
+        give_up_at = self._clock.monotonic() + FULL_PATIENCE_S
+        pause = FULL_PAUSE_S
+        while True:
+            try:
+                return await _ask(engine, started.request, report, self._limit_s), started
+            except EngineFull:
+                if self._clock.monotonic() + pause > give_up_at:
+                    raise
+            started = started.without_frame()
+            await asyncio.sleep(pause * random.uniform(0.5, 1))
+            pause = min(2 * pause, MAX_FULL_PAUSE_S)
 
     @contextmanager
     def _entering_engine(self, lane: Lane) -> Iterator[None]:

@@ -121,6 +121,72 @@ async def test_an_engine_whose_model_fails_again_and_again_is_unhealthy() -> Non
     await shell.stop()
 
 
+async def test_another_model_is_loaded_once_the_first_one_has_finished() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    closed: list[str] = []
+
+    def hold(image: Image, mask: Mask) -> Image:
+        begun.set()
+        go_on.wait(10)
+        return invent(image, mask)
+
+    class Watched(DraftEngine):
+        def close(self) -> None:
+            closed.append("first")
+            super().close()
+
+    loaded: list[list[str]] = []
+
+    def load_second() -> DraftEngine:
+        loaded.append(list(closed))
+        return DraftEngine(invent)
+
+    shell = hold_shell(lambda: Watched(hold))
+    running = asyncio.create_task(_collect(shell))
+    await asyncio.to_thread(begun.wait, 10)
+    reloading = asyncio.create_task(shell.reload(load_second))
+    await asyncio.sleep(0.05)
+    assert (await shell.load_state()).phase is Phase.LOADING
+    late = asyncio.create_task(_collect(shell))
+    await asyncio.sleep(0.05)
+    assert not (late.done() or reloading.done() or loaded), "a GPU does not hold two models"
+    go_on.set()
+    assert isinstance((await running)[-1], Done), "what the first one held is finished"
+    await reloading
+    assert loaded == [["first"]]
+    assert isinstance((await late)[-1], Done)
+    await shell.check_health()
+    await shell.stop()
+
+
+async def test_a_model_that_was_not_begun_is_not_loaded_beside_another() -> None:
+    loads: list[str] = []
+
+    def load(name: str) -> DraftEngine:
+        loads.append(name)
+        return DraftEngine(invent)
+
+    settings = EngineSettings(load_backoff_s=0.01)
+    shell = EngineShell("draft", lambda: load("first"), settings, PlainSink(), start_after_s=0.1)
+    await shell.reload(lambda: load("second"))
+    await asyncio.sleep(0.2)
+    assert loads == ["second"]
+    await shell.stop()
+
+
+async def test_a_second_model_that_does_not_load_is_said() -> None:
+    def fail() -> DraftEngine:
+        raise ConfigurationError("no such checkpoint")
+
+    shell = hold_shell(lambda: DraftEngine(invent))
+    assert isinstance((await _collect(shell))[-1], Done)
+    with pytest.raises(EngineUnavailable, match="no such checkpoint"):
+        await shell.reload(fail)
+    with pytest.raises(RuntimeError, match="no such checkpoint"):
+        await shell.check_health()
+    await shell.stop()
+
+
 class FakeHandle:
     """A deployment handle whose stream plays events and errors."""
 

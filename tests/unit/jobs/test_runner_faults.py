@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from serve_app.editing import edit
+from serve_app.engines.protocol import Event, Failed
 from serve_app.errors import StoreUnavailable
-from serve_app.jobs import transitions
+from serve_app.jobs import run, transitions
 from serve_app.jobs.model import Job, Priority, Session, Status
 from serve_app.jobs.store import Write
 from serve_app.photos.store import ABSENT
@@ -306,3 +307,42 @@ async def test_a_letter_that_cannot_be_written_does_not_hold_up_other_ends(
         assert (await bench.stores.jobs.backlog(0.0)).queued == 1
         assert (await bench.stores.jobs.get(jobs[1].id)).closed  # type: ignore[union-attr]
         assert not (await bench.stores.jobs.get(jobs[0].id)).closed  # type: ignore[union-attr]
+
+
+FULL: list[Event] = [Failed("engine_full", "all 4 places are taken", retryable=True)]
+
+
+async def test_a_job_waits_for_a_place_in_the_engine_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FULL_PAUSE_S", 0.01)
+    engine = FakeEngine(FULL, FULL, FULL)
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        await bench.put_session()
+        ended = await bench.finish(await bench.submit())
+        assert (ended.status, ended.attempts) == (Status.COMPLETED, 1), "claimed, downloaded and decoded once"
+        assert len(engine.requests) == 4
+        assert bench.sink.value("pawfect_attempts_total", result="postponed") is None
+
+
+async def test_an_engine_that_stays_full_gives_the_job_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "FULL_PAUSE_S", 0.01)
+    monkeypatch.setattr(run, "FULL_PATIENCE_S", 0.05)
+    engine = FakeEngine(*[FULL] * 20)
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        await bench.put_session()
+        ended = await bench.finish(await bench.submit())
+        assert ended.status is Status.COMPLETED
+        assert ended.attempts > 1
+        assert (ended.crashes, ended.transient_failures) == (0, 0)
+
+
+async def test_a_quality_that_has_just_been_configured_is_waited_for(tmp_path: Path) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        await bench.put_session()
+        rows = dict(bench.settings.qualities)
+        tuned = bench.settings.model_copy(update={"qualities": {**rows, "quick": rows["draft"]}})
+        bench.service._settings = tuned  # the ingress has it, the Editor not yet
+        job = await bench.submit(quality="quick")
+        bench.lanes.start()
+        await bench.until(job, transient_failures=1)
+        bench.runner._editing.retune(tuned)
+        assert (await bench.finish(job)).status is Status.COMPLETED

@@ -1,0 +1,87 @@
+"""serve_config.yaml as this machine deploys it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import SecretStr
+
+from pawfect.serve_plan import CONFIG, count_cpus, read_plan
+from serve_app.errors import ConfigurationError
+from serve_app.settings import Settings, load_settings
+from serve_app.settings_sections import FluxSettings
+
+HOST = "127.0.0.1"
+
+
+def read(settings: Settings, path: Path = CONFIG) -> dict[str, Any]:
+    plan: dict[str, Any] = read_plan(path, settings, HOST).model_dump(exclude_unset=True)
+    return plan
+
+
+def find(plan: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(each for each in plan["applications"][0]["deployments"] if each["name"] == name)
+
+
+def test_the_settings_of_this_start_are_the_arguments_without_secrets(tmp_path: Path) -> None:
+    settings = Settings(port=1234, data_dir=tmp_path, hf_token=SecretStr("hf_canary"), quality="low")
+    plan = read(settings)
+    assert plan["http_options"]["port"] == 1234
+    arguments = plan["applications"][0]["args"]
+    assert "hf_canary" not in str(plan)
+    assert load_settings(**arguments) == settings.without_secrets(), "what is built elsewhere is built of the same"
+
+
+def test_flux_on_a_cpu_asks_for_no_gpu() -> None:
+    wanted = find(read(Settings()), "FluxFill")["ray_actor_options"]
+    assert (wanted["num_gpus"], wanted["accelerator_type"]) == (0.75, "L4")
+    on_cpu = find(read(Settings(flux=FluxSettings(device="cpu"))), "FluxFill")["ray_actor_options"]
+    assert on_cpu == {"num_cpus": 1}
+
+
+def test_cpus_are_counted_for_all_replicas_that_may_run() -> None:
+    without = count_cpus(read_plan(CONFIG, Settings(), HOST), Settings())
+    flux = Settings(flux=FluxSettings(checkpoints={"flux-fill-dev": "x"}))
+    # Four Editors at a half, Ingress, Draft, two Headshots; with FLUX four more, and the prompt encoder.
+    assert without == 6
+    assert count_cpus(read_plan(CONFIG, flux, HOST), flux) == 11
+
+
+def change(path: Path, **application: Any) -> Path:
+    content = yaml.safe_load(CONFIG.read_text())
+    content["applications"][0].update(application)
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "application",
+    [
+        {"import_path": 3},
+        {"deployments": [{"name": "Ingress", "num_replicas": "many"}]},
+        {
+            "autoscaling_policy": {
+                "policy_function": "x:y",
+                "policy_kwargs": {"deployments": {"A": {"wait": 1}}, "lanes": {}},
+            }
+        },
+        {"autoscaling_policy": {"policy_function": "x:y", "policy_kwargs": {"deployments": {}, "lanes": {"fast": []}}}},
+    ],
+)
+def test_a_file_that_serve_would_not_take_is_refused_before_anything_starts(
+    tmp_path: Path, application: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigurationError, match="not a usable Serve config"):
+        read(Settings(), change(tmp_path / "config.yaml", **application))
+
+
+def test_the_times_of_an_end_fit_into_each_other() -> None:
+    plan, settings = read(Settings()), Settings()
+    times = {each["name"]: each["graceful_shutdown_timeout_s"] for each in plan["applications"][0]["deployments"]}
+    assert settings.jobs.drain_s < times["Editor"] < times["Ingress"]
+    assert times["FluxFill"] >= settings.jobs.drain_s, "an Editor that lets a job finish needs the engine for it"
+    assert plan["http_options"]["request_timeout_s"] > settings.jobs.push_wait_s
+    assert settings.engines.load_timeout_s >= 600
