@@ -149,7 +149,7 @@ async def test_another_model_is_loaded_once_the_first_one_has_finished() -> None
     assert (await shell.load_state()).phase is Phase.LOADING
     late = asyncio.create_task(_collect(shell))
     await asyncio.sleep(0.05)
-    assert not (late.done() or reloading.done() or loaded), "a GPU does not hold two models"
+    assert (late.done(), reloading.done(), loaded) == (False, False, []), "a GPU does not hold two models"
     go_on.set()
     assert isinstance((await running)[-1], Done), "what the first one held is finished"
     await reloading
