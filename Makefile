@@ -7,7 +7,8 @@ PORT   ?=
 DATA   ?=
 
 .PHONY: install install-dev weights demo headshot serve seed-session emulators replay test check format bench bench-engine \
-  soak-engine bench-api bench-headshot soak-headshot fuzz chaos-local chaos-gcp docs clean
+  soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout soak-service fuzz chaos-local chaos-gcp \
+  docs clean
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
@@ -94,6 +95,18 @@ bench-headshot: weights install-dev
 # make soak-headshot [HEADSHOTS=500]
 soak-headshot: weights install-dev
 	@$(BIN)/python -m bench.headshot --soak $(HEADSHOTS)
+
+# A load curve on L4s that are not there, with a tiny FLUX on the CPU; then numbers by hand and a pause: ten minutes.
+bench-scaling: weights install-dev
+	@$(BIN)/python -m bench.scaling
+
+# Changes of user_config, rolling updates and the end of a node, under load.
+bench-rollout: weights install-dev
+	@$(BIN)/python -m bench.rollout
+
+# make soak-service [MINUTES=30]: 70 % of what the service can do.
+soak-service: weights install-dev
+	@$(BIN)/python -m bench.soak_service $(if $(MINUTES),--minutes $(MINUTES))
 
 # Random requests against the real service, judged by its own OpenAPI document.
 fuzz: weights install-dev
