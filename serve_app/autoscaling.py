@@ -50,9 +50,8 @@ class BacklogPolicy:
             demand = self._find_demand(context, figures, running)
             if demand is not None:
                 rules = self._rules.get(name, Rules())
-                decision = decide(
-                    context.current_time, context.target_num_replicas, demand, rules, state.get(LOWER_SINCE)
-                )
+                target, now = context.target_num_replicas, context.current_time
+                decision = decide(now, target, running[name], demand, rules, state.get(LOWER_SINCE))
                 decisions[key] = decision.replicas
                 state[LOWER_SINCE] = decision.lower_since
             states[key] = state

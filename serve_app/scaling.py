@@ -56,14 +56,19 @@ def estimate(demand: Demand, rules: Rules) -> float:
     return max(burst, demand.busy / rules.utilisation)
 
 
-def decide(now: float, target: int, demand: Demand, rules: Rules, lower_since: float | None) -> Decision:
-    """`target` and `lower_since` are the last decision's. What is set by hand is obeyed at once; Serve keeps the bounds
-    of the deployment, min_replicas and max_replicas, itself."""
+def decide(
+    now: float, target: int, running: int, demand: Demand, rules: Rules, lower_since: float | None = None
+) -> Decision:
+    """`target` and `lower_since` are the last decision's, `running` are the replicas that came of it so far. What is set
+    by hand is obeyed at once; Serve keeps the bounds of the deployment, min_replicas and max_replicas, itself."""
     wanted = estimate(demand, rules)
     if demand.pin is not None:
         return Decision(demand.pin, wanted, None)
-    floor = demand.floor or 0
-    enough = max(_round(wanted), floor, 1 if demand.jobs > 0 else 0)
+    enough = max(_round(wanted), demand.floor or 0, 1 if demand.jobs > 0 else 0)
+    if demand.jobs == 0 and target <= 1:
+        enough = demand.floor or 0  # what was busy lately is no reason for the last one, only for more than one
+    # A replica that still waits for a machine when it is not needed any more would bring that machine for nothing.
+    target = max(enough, min(target, running))
     if enough >= target:
         return Decision(enough, wanted, None)
     lower_since = now if lower_since is None else lower_since
