@@ -59,8 +59,8 @@ def estimate(demand: Demand, rules: Rules) -> float:
 def decide(
     now: float, target: int, running: int, demand: Demand, rules: Rules, lower_since: float | None = None
 ) -> Decision:
-    """`target` and `lower_since` are the last decision's, `running` are the replicas that came of it so far. What is set
-    by hand is obeyed at once; Serve keeps the bounds of the deployment, min_replicas and max_replicas, itself."""
+    """`target` and `lower_since` are the last decision's, `running` are the replicas that came of it so far. What is
+    set by hand is obeyed at once; Serve keeps the bounds of the deployment, min_replicas and max_replicas, itself."""
     wanted = estimate(demand, rules)
     if demand.pin is not None:
         return Decision(demand.pin, wanted, None)
