@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from ingress import problems
 from ingress.cross_origin import CrossOriginApi
@@ -13,6 +14,7 @@ from ingress.image_bodies import limit_edit
 from ingress.image_schemas import EDITS_PATH
 from ingress.job_schemas import PATH as JOBS_PATH
 from ingress.limits import BodyLimit
+from ingress.request_spans import RequestSpans
 from ingress.routes import events, files, headshots, images, jobs, models, probes, push, sessions
 from ingress.services import Services
 from ingress.uploads import limit_body
@@ -20,8 +22,14 @@ from serve_app import __version__
 from serve_app.photos.service_links import FILES_PATH
 
 
+class _TracedApi(CrossOriginApi):
+    def build_middleware_stack(self) -> ASGIApp:
+        services: Services = self.state.services
+        return RequestSpans(super().build_middleware_stack(), services.tracing)
+
+
 def create_app(services: Services) -> FastAPI:
-    app = CrossOriginApi(services.settings, title="Pawfect", version=__version__, description="Edits of pet photos.")
+    app = _TracedApi(services.settings, title="Pawfect", version=__version__, description="Edits of pet photos.")
     app.state.services = services
     photos = services.settings.photos
     limits = {

@@ -29,6 +29,7 @@ from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging
+from serve_app.tracing import open_tracing
 from serve_app.tuning import tune
 
 END_POLL_S = 1.0
@@ -43,7 +44,8 @@ EDITOR_ANSWER_S = 3.0
 
 class IngressShell:
     def __init__(self, settings: Settings, editor: DeploymentHandle[Any]) -> None:
-        configure_logging(settings.log_level, settings.service_name)
+        configure_logging(settings.log_level, settings.service_name, settings.project_id)
+        self._tracing = open_tracing(settings, "ingress")
         self._settings = settings
         self._editor = editor
         self._clock = SystemClock()
@@ -93,6 +95,7 @@ class IngressShell:
             trust=self._trust,
             controls=self._controls,
             limits=self._limits,
+            tracing=self._tracing,
         )
 
     async def __del__(self) -> None:
@@ -101,6 +104,7 @@ class IngressShell:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._stores.close()
+        await asyncio.to_thread(self._tracing.close)
 
     def _nudge(self) -> None:
         self._editor.nudge.remote()

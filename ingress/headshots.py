@@ -16,6 +16,7 @@ from ingress.headshot_schemas import PATH, Headshot, show_accepted, show_headsho
 from ingress.image_jobs import while_connected
 from ingress.image_problems import CLIENT_CLOSED
 from ingress.problems import problem
+from ingress.request_spans import note_jobs
 from ingress.services import Services
 from serve_app.errors import (
     Conflict,
@@ -66,6 +67,7 @@ async def submit(request: Request, services: Services, visitor: Visitor, key: st
     else:
         photo = await read_photo(request, services.settings.photos, visitor.id, key)
         job = await services.headshots.submit_photo(photo)
+    note_jobs(job)
     log.info("a headshot is asked for", extra={"caller": visitor.id, "job": job.id})
     services.nudge()
     return job

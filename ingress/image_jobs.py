@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from ingress.image_orders import ImageOrder
 from ingress.image_problems import require_success
+from ingress.request_spans import note_jobs
 from ingress.services import Services
 from serve_app.errors import Conflict, NotFound, StoreUnavailable
 from serve_app.jobs.model import Job
@@ -97,6 +98,7 @@ class WaitingJobs:
         for error in found:
             if isinstance(error, BaseException):
                 raise error
+        note_jobs(*self.jobs)
         log.info("images are asked for", extra={"caller": order.caller.id, "jobs": [job.id for job in self.jobs]})
         services.nudge()
 

@@ -22,6 +22,7 @@ from serve_app.metrics import Sink
 from serve_app.photos.links import Links
 from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
+from serve_app.tracing import Tracing
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +43,7 @@ class Services:
     trust: Trust
     controls: ControlsWatch
     limits: RateLimits = field(default_factory=RateLimits, kw_only=True)
+    tracing: Tracing = field(default_factory=Tracing, kw_only=True)
 
     @asynccontextmanager
     async def submitting(self, caller: Visitor) -> AsyncIterator[None]:

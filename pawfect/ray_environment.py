@@ -11,6 +11,8 @@ from serve_app.settings import Settings
 RAY_VARIABLES = {
     # Without it, Ray asks a server of its makers to count the installation.
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Lines that look alike are not folded into one with a remark, which would be JSON no more.
+    "RAY_DEDUP_LOGS": "0",
     # Serve's own latency histograms, in milliseconds; by default they jump from 10 s to 60 s, and edits lie between.
     "RAY_SERVE_REQUEST_LATENCY_BUCKETS_MS": (
         "5,10,25,50,100,250,500,1000,2500,5000,10000,20000,30000,45000,60000,90000,120000,180000,300000,600000"

@@ -73,7 +73,11 @@ def _start(settings: Settings, plan: Any) -> None:
         object_store_memory=OBJECT_STORE_BYTES,
         _metrics_export_port=settings.metrics_port or None,
     )
-    serve.start(proxy_location="HeadOnly", http_options=plan.http_options.model_dump(exclude_unset=True))
+    serve.start(
+        proxy_location="HeadOnly",
+        http_options=plan.http_options.model_dump(exclude_unset=True),
+        logging_config=plan.logging_config,
+    )
     _deploy(plan)
     _await_application(plan.applications[0].name)
 

@@ -33,6 +33,7 @@ from serve_app.settings_sections import (
     PhotoSettings,
     Quality,
     Section,
+    TracingSettings,
 )
 
 PREFIX = "PAWFECT_"
@@ -115,6 +116,7 @@ class Settings(BaseSettings):
     callers: CallerSettings = CallerSettings()
     headshots: HeadshotSettings = HeadshotSettings()
     links: LinkSettings = LinkSettings()
+    tracing: TracingSettings = TracingSettings()
 
     def without_secrets(self) -> Self:
         """The same for the replicas: what is bound to a deployment is kept in Ray's own store, where no key belongs."""

@@ -250,6 +250,28 @@ class GoogleSettings(Section):
     clock_skew_s: float = Field(30, ge=0, le=300, description="gcp: how far a token's clock may be off, in seconds")
 
 
+def _check_endpoint(text: str) -> str:
+    if text and not re.fullmatch(r"https?://[^/?#@\s]+(/[^?#\s]*)?", text):
+        raise ValueError("must be http://host:port or https://host:port of a collector, or empty")
+    return text
+
+
+class TracingSettings(Section):
+    """Traces; see docs/observability.md."""
+
+    otlp_endpoint: Annotated[str, AfterValidator(_check_endpoint)] = Field(
+        "",
+        description="address of an OpenTelemetry collector that takes OTLP over HTTP, such as http://collector:4318; "
+        "empty = no traces are made",
+    )
+    sample_ratio: float = Field(
+        1,
+        ge=0,
+        le=1,
+        description="share of the traces that is kept; of a request or message that brings a trace, its sender decides",
+    )
+
+
 class CallerSettings(Section):
     """Internal callers: API keys, and how much one caller may ask for."""
 

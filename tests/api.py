@@ -22,6 +22,7 @@ from serve_app.engines.readiness import Readiness, judge
 from serve_app.jobs.controls import ControlsWatch
 from serve_app.jobs.submission import Submitter
 from serve_app.photos.links import Links
+from serve_app.tracing import Tracing
 from tests.engines import FakeEngine
 from tests.workbench import Workbench, open_workbench
 
@@ -59,12 +60,13 @@ async def open_api(
     trust: Trust | None = None,
     ingress: Mapping[str, Any] | None = None,
     links: Links | None = None,
+    tracing: Tracing | None = None,
     **jobs: Any,
 ) -> AsyncIterator[Api]:
     """`ingress` are settings of the HTTP side alone, `links` who signs for it, `jobs` the settings of the section."""
     engine, states = FakeEngine(), {"draft": LoadState(Phase.READY, None, 1.0)}
     engines = {"draft": engine, "flux-base": engine, "headshots": engine}
-    async with open_workbench(root, engines, start=start, **jobs) as bench:
+    async with open_workbench(root, engines, start=start, tracing=tracing, **jobs) as bench:
 
         async def assess() -> Readiness:
             return judge("draft", states)
@@ -86,6 +88,7 @@ async def open_api(
             clock=clock,
             trust=trust or LocalTrust(),
             controls=controls,
+            tracing=tracing or Tracing(),
         )
         transport = httpx.ASGITransport(create_app(services), raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30) as http:

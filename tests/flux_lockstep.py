@@ -16,6 +16,7 @@ from serve_app.engines.protocol import (
     Image,
     Request,
 )
+from serve_app.engines.trace import Trace
 from serve_app.flux.engine import FluxEngine
 from serve_app.flux.stepping import Limits, Work
 from serve_app.metrics import Metric, PlainSink
@@ -50,6 +51,7 @@ class LockStep:
         model: FakeModel | None = None,
         prompts: FakePrompts | None = None,
         clock: HandClock | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.model = model or FakeModel()
         self.model.hook = self._enter
@@ -60,7 +62,9 @@ class LockStep:
         self._begun: queue.Queue[Call] = queue.Queue()
         self._outcomes: queue.Queue[Exception | Collection[int]] = queue.Queue()
         self._is_open = False
-        self.engine = FluxEngine(self.model, self.prompts, limits or Limits(), sink=self.sink, clock=self.clock)
+        self.engine = FluxEngine(
+            self.model, self.prompts, limits or Limits(), sink=self.sink, clock=self.clock, trace=trace
+        )
 
     def submit(self, request: Request) -> Listener:
         listener = Listener()

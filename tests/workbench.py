@@ -25,6 +25,7 @@ from serve_app.metrics import PlainSink
 from serve_app.settings import Settings
 from serve_app.settings_sections import JobSettings
 from serve_app.stores import Stores, open_stores
+from serve_app.tracing import Tracing
 from tests.photos import make_mask, make_photo
 
 SESSION = Session("user", "session")
@@ -83,15 +84,20 @@ class Workbench:
 
 @asynccontextmanager
 async def open_workbench(
-    root: Path, engines: Mapping[str, EngineClient], *, start: bool = True, **jobs: Any
+    root: Path,
+    engines: Mapping[str, EngineClient],
+    *,
+    start: bool = True,
+    tracing: Tracing | None = None,
+    **jobs: Any,
 ) -> AsyncIterator[Workbench]:
     settings = Settings(data_dir=root, jobs=JobSettings(**{**QUICK, **jobs}))
     stores, clock, sink = open_stores(settings), SystemClock(), PlainSink()
-    threads = CodecThreads(2, clock)
-    editing = Editing(stores.jobs, stores.photos, stores.links, engines, settings, clock, threads)
+    threads, tracer = CodecThreads(2, clock), (tracing or Tracing()).tracer
+    editing = Editing(stores.jobs, stores.photos, stores.links, engines, settings, clock, threads, tracer)
     closer = Closer(stores.jobs, stores.dead_letters, sink)
     reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock)
-    lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink)
+    lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink, tracer)
     service = JobService(stores.jobs, stores.photos, closer, settings, clock)
     backend = Backend(root)
     if start:

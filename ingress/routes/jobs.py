@@ -13,6 +13,7 @@ from ingress.job_bodies import REQUEST_BODY
 from ingress.job_schemas import PATH, JobPage, JobResult, JobStatus, StatusName, make_order, show_status
 from ingress.pages import read_page
 from ingress.problems import describe_problem
+from ingress.request_spans import note_jobs
 from ingress.results import answer_result
 from ingress.services import Provided
 from ingress.uploads import read_job
@@ -85,6 +86,7 @@ async def create_job(
 ) -> JobStatus:
     """Ask for a job. It survives any crash once this has answered; ask for its status, or listen to its events."""
     job = await services.submitter.submit(order)
+    note_jobs(job)
     log.info("a job is asked for", extra={"caller": name_owner(caller), "job": job.id, "operation": job.operation})
     services.nudge()
     view = show_status(job, services.settings)
@@ -129,6 +131,7 @@ async def show_job(job: OwnJob, services: Provided, response: Response) -> JobSt
 async def cancel_job(caller: Caller, job: OwnJob, services: Provided, response: Response) -> JobStatus:
     """Cancel. 200: cancelled. 202: it is running and stops within a step. 409: it had ended already."""
     job = await services.jobs.cancel(job.id)
+    note_jobs(job)
     log.info("a cancellation is asked for", extra={"caller": name_owner(caller), "job": job.id})
     response.status_code = 200 if job.status.is_final else 202
     return show_status(job, services.settings)

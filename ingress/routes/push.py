@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from ingress import headshot_push, push
 from ingress.auth import HEADSHOT_PUSH_PATH, verify_push
 from ingress.problems import describe_problem, find_status
+from ingress.request_spans import continue_trace, note_jobs
 from ingress.schemas import PushMessage
 from ingress.services import Provided, Services
 from serve_app import metrics
@@ -63,7 +64,9 @@ async def receive_headshot_push(request: Request, services: Provided) -> Respons
 async def _receive(request: Request, services: Services, submit: Callable[[push.Push], Awaitable[Job]]) -> Response:
     status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
     try:
-        status = await _answer(services, (await verify_push(request, services.trust)).push, submit)
+        delivery = (await verify_push(request, services.trust)).push
+        continue_trace(request, delivery.attributes)
+        status = await _answer(services, delivery, submit)
     except PawfectError as error:
         status = int(find_status(error))
         raise
@@ -82,6 +85,7 @@ async def _answer(services: Services, delivery: push.Push, submit: Callable[[pus
     except (InvalidMessage, InvalidRequest) as error:
         await _refuse(services, delivery, InvalidMessage(error.message))
         return push.ACKNOWLEDGED
+    note_jobs(job)
     services.nudge()
     return push.acknowledge(await services.jobs.wait(job.id, services.settings.jobs.push_wait_s))
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from ingress.callers import REFUSALS, Caller, Limited
 from ingress.problems import describe_problem, problem
+from ingress.request_spans import note_jobs
 from ingress.schemas import PRIORITIES, EditOptions, SessionView, show_session
 from ingress.services import Provided
 from serve_app.errors import Conflict, Forbidden, InvalidRequest, NotFound
@@ -72,6 +73,7 @@ async def edit_session(
     """Edit the session's photo and wait. 200: the session, completed. 202: still running, ask again with GET."""
     await services.jobs.find_session(session)
     job = await services.jobs.submit(_make_order(session, options))
+    note_jobs(job)
     log.info("an edit is asked for", extra={"caller": caller.id, "job": job.id})
     services.nudge()
     ended = await services.jobs.wait(job.id, services.settings.jobs.push_wait_s)
@@ -96,6 +98,7 @@ async def cancel_edit(caller: Caller, session: Named, services: Provided, respon
     if job is None:
         raise NotFound(f"Session {session.session_id} has no edit to cancel.")
     job = await services.jobs.cancel(job.id)
+    note_jobs(job)
     log.info("a cancellation is asked for", extra={"caller": caller.id, "job": job.id})
     document, _ = await services.jobs.find_session(session)
     response.status_code = 200 if job.status.is_final else 202

@@ -18,6 +18,7 @@ from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging
+from serve_app.tracing import open_tracing
 from serve_app.tuning import tune
 
 log = logging.getLogger(__name__)
@@ -52,7 +53,8 @@ class EditorShell:
         from serve_app.jobs.run import Editing
         from serve_app.jobs.service import JobService
 
-        configure_logging(settings.log_level, settings.service_name)
+        configure_logging(settings.log_level, settings.service_name, settings.project_id)
+        self._tracing = tracing = open_tracing(settings, "editor")
         self._settings = settings
         self._engines = dict(engines)
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
@@ -63,7 +65,9 @@ class EditorShell:
         self._threads = CodecThreads(CODEC_THREADS, clock)
         deployments = {name: handle.deployment_name for name, handle in engines.items()}
         self._controls = ControlsWatch(stores.controls, clock, self._sink, (*deployments.values(), OWN_NAME))
-        self._editing = Editing(stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads)
+        self._editing = Editing(
+            stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads, tracing.tracer
+        )
         self._demand = DemandMeter(
             stores.jobs,
             deployments,
@@ -77,7 +81,15 @@ class EditorShell:
         paused = self._is_paused
         reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock, paused)
         self._lanes = Lanes(
-            stores.jobs, self._editing, closer, settings, clock, self._sink, paused, self._demand.record
+            stores.jobs,
+            self._editing,
+            closer,
+            settings,
+            clock,
+            self._sink,
+            tracing.tracer,
+            is_paused=paused,
+            on_work=self._demand.record,
         )
         expiry = Expiry(stores.jobs, stores.photos, clock)
         self._lanes.start()
@@ -121,6 +133,7 @@ class EditorShell:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._threads.close()
         await self._stores.close()
+        await asyncio.to_thread(self._tracing.close)
 
     async def _watch_engines(self) -> None:
         while True:

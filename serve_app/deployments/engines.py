@@ -16,6 +16,7 @@ from serve_app import metrics
 from serve_app.deployments.prompt_encoder import PromptEncoderHandle
 from serve_app.engines.loading import Loader, LoadState, Phase
 from serve_app.engines.protocol import Engine, Event, Failed, Request
+from serve_app.engines.trace import Trace
 from serve_app.errors import EngineUnavailable
 from serve_app.flux.spec import get_spec
 from serve_app.metrics import Sink
@@ -23,6 +24,7 @@ from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.settings_sections import EngineSettings
 from serve_app.telemetry import configure_logging
+from serve_app.tracing import Tracing, open_tracing
 from serve_app.tuning import tune_model
 
 if TYPE_CHECKING:
@@ -46,9 +48,17 @@ class EngineShell(Generic[AnyEngine]):
     """An engine on a replica. It loads in a thread, so the replica answers while it loads."""
 
     def __init__(
-        self, name: str, load: Callable[[], AnyEngine], settings: EngineSettings, sink: Sink, start_after_s: float = 0
+        self,
+        name: str,
+        load: Callable[[], AnyEngine],
+        settings: EngineSettings,
+        sink: Sink,
+        tracing: Tracing | None = None,
+        *,
+        start_after_s: float = 0,
     ) -> None:
         self._name = name
+        self._tracing = tracing or Tracing()
         self._settings_of_engines = settings
         self._sink = sink
         self._running = 0
@@ -116,6 +126,7 @@ class EngineShell(Generic[AnyEngine]):
 
     async def stop(self) -> None:
         await asyncio.to_thread(_close, self._loader)
+        await asyncio.to_thread(self._tracing.close)
 
 
 def _close(loader: Loader[Any]) -> None:
@@ -128,21 +139,22 @@ class DraftShell(EngineShell["DraftEngine"]):
     """The embedded CPU engine."""
 
     def __init__(self, settings: Settings) -> None:
-        configure_logging(settings.log_level, settings.service_name)
-        super().__init__("draft", lambda: _load_draft(settings.engines), settings.engines, RaySink())
+        tracing = _observe(settings, "draft")
+        super().__init__("draft", lambda: _load_draft(settings.engines, tracing), settings.engines, RaySink(), tracing)
 
 
 class FluxShell(EngineShell["FluxEngine"]):
     """One configured model, `name` being its row of `flux.spec`."""
 
     def __init__(self, settings: Settings, name: str, encoder: DeploymentHandle[Any]) -> None:
-        configure_logging(settings.log_level, settings.service_name)
         self._settings = settings
         self._model = name
         self._encode = PromptEncoderHandle(encoder, asyncio.get_running_loop()).encode
         self._checkpoint = settings.flux.checkpoints.get(name)
-        sink = RaySink()
-        super().__init__(get_spec(name).engine, self._make_load(settings, sink), settings.engines, sink, START_AFTER_S)
+        engine, sink = get_spec(name).engine, RaySink()
+        tracing = _observe(settings, engine)
+        load = self._make_load(settings, sink, tracing)
+        super().__init__(engine, load, settings.engines, sink, tracing, start_after_s=START_AFTER_S)
 
     async def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Serve calls it at the start and when `user_config` changes; see `tuning.ModelTuning`. Raises
@@ -151,22 +163,27 @@ class FluxShell(EngineShell["FluxEngine"]):
         if (checkpoint := tuned.flux.checkpoints.get(self._model)) != self._checkpoint:
             log.info("another checkpoint is loaded", extra={"engine": self._name})
             self._checkpoint = checkpoint
-            await self.reload(self._make_load(tuned, self._sink))
+            await self.reload(self._make_load(tuned, self._sink, self._tracing))
 
-    def _make_load(self, settings: Settings, sink: Sink) -> Callable[[], FluxEngine]:
-        return lambda: _load_flux(settings, self._model, self._encode, sink)
+    def _make_load(self, settings: Settings, sink: Sink, tracing: Tracing) -> Callable[[], FluxEngine]:
+        return lambda: _load_flux(settings, self._model, self._encode, sink, tracing)
 
 
 class HeadshotsShell(EngineShell["HeadshotEngine"]):
     """The engine of headshots."""
 
     def __init__(self, settings: Settings) -> None:
-        configure_logging(settings.log_level, settings.service_name)
-        sink = RaySink()
-        super().__init__("headshots", lambda: _load_headshots(settings, sink), settings.engines, sink)
+        sink, tracing = RaySink(), _observe(settings, "headshots")
+        super().__init__("headshots", lambda: _load_headshots(settings, sink, tracing), settings.engines, sink, tracing)
 
 
-def _load_headshots(settings: Settings, sink: Sink) -> HeadshotEngine:
+def _observe(settings: Settings, role: str) -> Tracing:
+    """The logs and traces of this process."""
+    configure_logging(settings.log_level, settings.service_name, settings.project_id)
+    return open_tracing(settings, role)
+
+
+def _load_headshots(settings: Settings, sink: Sink, trace: Trace) -> HeadshotEngine:
     from serve_app.headshots.engine import HeadshotEngine
     from serve_app.headshots.matting import load_matting
     from serve_app.headshots.matting_models import get_matting_model
@@ -176,18 +193,20 @@ def _load_headshots(settings: Settings, sink: Sink) -> HeadshotEngine:
     model = get_matting_model(headshots.matting_model)
     path = locate_matting(settings, model.weights, token=os.environ.get("HF_TOKEN"))
     matting = load_matting(path, model, threads=headshots.threads, cuda=headshots.cuda)
-    return HeadshotEngine(matting, headshots, settings.photos, sink)
+    return HeadshotEngine(matting, headshots, settings.photos, sink, trace=trace)
 
 
-def _load_draft(settings: EngineSettings) -> DraftEngine:
+def _load_draft(settings: EngineSettings, trace: Trace) -> DraftEngine:
     from serve_app.engines.draft import DraftEngine, load_migan
     from serve_app.weights import locate
 
     path = locate("migan", settings.weights_dir.expanduser())
-    return DraftEngine(load_migan(path, settings.draft_threads))
+    return DraftEngine(load_migan(path, settings.draft_threads), trace=trace)
 
 
-def _load_flux(settings: Settings, name: str, encode: Callable[[str], Future[TextEmbedding]], sink: Sink) -> FluxEngine:
+def _load_flux(
+    settings: Settings, name: str, encode: Callable[[str], Future[TextEmbedding]], sink: Sink, trace: Trace
+) -> FluxEngine:
     from serve_app.flux.assembly import load_engine
 
-    return load_engine(settings.flux, name, encode, sink=sink, token=os.environ.get("HF_TOKEN"))
+    return load_engine(settings.flux, name, encode, sink=sink, token=os.environ.get("HF_TOKEN"), trace=trace)

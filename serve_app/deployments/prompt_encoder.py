@@ -24,7 +24,7 @@ class PromptEncoderShell:
     """The encoders of the model that row `name` of `flux.spec` describes; all models of its family have the same."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        configure_logging(settings.log_level, settings.service_name)
+        configure_logging(settings.log_level, settings.service_name, settings.project_id)
         engines = settings.engines
 
         def load() -> TextEncoder:

@@ -7,14 +7,13 @@ wait need not pay: its caller asks for the frame, and gives it back.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from serve_app.clock import Laps
 from serve_app.editing import mask as masks
 from serve_app.editing.composite import Patch, composite, patches
 from serve_app.editing.region import Region, plan
@@ -71,29 +70,30 @@ def prepare(
     keep_frame: bool = False,
     mask_convention: MaskConvention = "white",
     names: tuple[str, str] = ("original.jpg", "mask_auto.png"),
+    laps: Laps | None = None,
 ) -> Prepared:
     """Cut the crops an engine is to work on out of a photo file, where the mask file says.
 
     With `keep_frame` the decoded photo stays, for a job that will not wait, and `finish` needs no second decode; the
     result is the same. `mask_convention` is as in `codec.decode_mask`. `names` are what the two files are called
-    in errors.
+    in errors; `laps` hears of the stages, also of one that fails.
     Raises PhotoUnreadable, PhotoTooLarge, MaskUnreadable and MaskEmpty.
     """
-    seconds: dict[str, float] = {}
-    with _timed(seconds, "decode"):
+    laps = Laps() if laps is None else laps
+    with laps.time("decode"):
         photo = open_photo(original, settings.photos, names[0])
         grey = decode_mask(mask, settings.photos, names[1], convention=mask_convention)
-    with _timed(seconds, "plan"):
+    with laps.time("plan"):
         core = masks.fit(masks.binarize(grey), photo.width, photo.height, photo.orientation)
         radius = masks.dilation_radius(photo.width, photo.height, settings.editing.mask_dilation)
         regions = tuple(plan(core, quality, settings.editing.context_px, radius))
-    with _timed(seconds, "decode"):
+    with laps.time("decode"):
         frame = photo.decode()
-    with _timed(seconds, "plan"):
+    with laps.time("plan"):
         crops = tuple(Crop(_crop_image(frame.pixels, region), _crop_mask(core, region, radius)) for region in regions)
         pieces = tuple(tuple(patches(region, core, radius)) for region in regions)
     kept = frame if keep_frame else None
-    return Prepared(original, photo.width, photo.height, regions, crops, pieces, radius, seconds, kept)
+    return Prepared(original, photo.width, photo.height, regions, crops, pieces, radius, laps.seconds, kept)
 
 
 def finish(
@@ -103,25 +103,27 @@ def finish(
     *,
     output_format: str = "jpeg",
     with_preview: bool = True,
+    laps: Laps | None = None,
 ) -> Edited:
     """Put an engine's images into the photo and encode it; a kept frame is used up, so this is done once.
 
-    `output_format` is one of `codec.CONTENT_TYPES`. Raises EngineFailed when the images are not what was asked for.
+    `output_format` is one of `codec.CONTENT_TYPES`; `laps` hears of the stages. Raises EngineFailed when the images
+    are not what was asked for.
     """
-    seconds: dict[str, float] = {}
+    laps = Laps() if laps is None else laps
     _check(prepared, images)
-    with _timed(seconds, "decode"):
+    with laps.time("decode"):
         frame = _decode(prepared, settings)
-    with _timed(seconds, "composite"):
+    with laps.time("composite"):
         _paint(frame.pixels, prepared, images)
-    with _timed(seconds, "encode"):
+    with laps.time("encode"):
         limits = settings.photos
         icc, exif = frame.icc_profile, frame.exif
         photo = encode_image(frame.pixels, icc, exif, limits.jpeg_quality, output_format, frame.subsampling)
         preview = None
         if with_preview:
             preview = encode_preview(frame.pixels, icc, limits.preview_long_edge, limits.preview_quality)
-    return Edited(photo, preview, prepared.width, prepared.height, seconds)
+    return Edited(photo, preview, prepared.width, prepared.height, laps.seconds)
 
 
 def composite_frame(prepared: Prepared, images: Sequence[Image], settings: Settings) -> Image:
@@ -184,11 +186,3 @@ def _paint(pixels: Image, prepared: Prepared, images: Sequence[Image]) -> None:
         for patch in pieces:
             window = pixels[_slices(patch.box)]
             window[:] = composite(window, region, image, patch, prepared.radius_px)
-
-
-@contextmanager
-def _timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the wall time of a block to its stage."""
-    start = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - start

@@ -7,6 +7,7 @@ from serve_app.engines.crops import check_crop, check_output
 from serve_app.engines.migan import Inpaint, load_migan
 from serve_app.engines.protocol import Crop, EngineResult, FillRequest, Image, Step, Task
 from serve_app.engines.serial import SerialEngine, Turn
+from serve_app.engines.trace import Trace
 from serve_app.errors import EngineRejected
 
 __all__ = ["DraftEngine", "Inpaint", "load_migan"]
@@ -15,9 +16,9 @@ __all__ = ["DraftEngine", "Inpaint", "load_migan"]
 class DraftEngine(SerialEngine):
     """An `engines.protocol.Engine` around a one-shot model; prompt, steps, guidance and seed have no effect on it."""
 
-    def __init__(self, inpaint: Inpaint, *, clock: Clock | None = None) -> None:
+    def __init__(self, inpaint: Inpaint, *, clock: Clock | None = None, trace: Trace | None = None) -> None:
         self._inpaint = inpaint
-        super().__init__("draft", self._fill, clock=clock)
+        super().__init__("draft", self._fill, clock=clock, trace=trace)
 
     def _fill(self, turn: Turn) -> EngineResult:
         if not isinstance(turn.request, FillRequest):
@@ -41,7 +42,7 @@ class DraftEngine(SerialEngine):
 
     def _fill_crop(self, turn: Turn, crop: Crop) -> tuple[Image, float]:
         started = self._clock.monotonic()
-        with turn.piece():
+        with turn.piece("fill"):
             image = self._inpaint(crop.image, crop.mask)
         check_output(crop, image)
         return image, self._clock.monotonic() - started

@@ -40,7 +40,7 @@ class Task(StrEnum):
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class Request:
     """What every request says. `request_id` is unique to one run of a job. `seed` in [0, 2⁶³); a smaller `priority` is
-    more urgent; times are seconds of the Unix clock.
+    more urgent; times are seconds of the Unix clock. `traceparent` is the W3C trace context of who waits for it.
 
     With `true_cfg` above 1 and a `negative_prompt` every step asks the model twice, with and against the prompt
     (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022); `guidance` is the scale distilled into the model.
@@ -58,6 +58,7 @@ class Request:
     priority: int = 1
     submitted_at: float = 0.0
     deadline_at: float | None = None
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -160,6 +161,11 @@ class Failed:
 @dataclass(frozen=True, slots=True)
 class Cancelled:
     pass
+
+
+def find_job(request: Request) -> str:
+    """The id of the job that a request is a run of, for the log."""
+    return request.request_id.partition("/")[0]
 
 
 Event = Queued | Step | Decoding | Done | Failed | Cancelled

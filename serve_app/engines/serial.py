@@ -11,7 +11,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from serve_app.clock import Clock, SystemClock
-from serve_app.engines.protocol import Cancelled, Done, Emit, EngineResult, Event, Failed, Queued, Request, Step
+from serve_app.engines.protocol import (
+    Cancelled,
+    Done,
+    Emit,
+    EngineResult,
+    Event,
+    Failed,
+    Queued,
+    Request,
+    Step,
+    find_job,
+)
+from serve_app.engines.trace import Trace, Untraced
 from serve_app.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -20,6 +32,7 @@ from serve_app.errors import (
     PermanentError,
     TransientError,
 )
+from serve_app.telemetry import log_context
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +78,10 @@ class Turn:
         self._engine._attend()
 
     @contextmanager
-    def piece(self, *, of_model: bool = True) -> Iterator[None]:
-        """Around each piece of work that cannot be interrupted, for the engine's health. One that is not `of_model`
-        may hang as well, but its success or failure says nothing of the model."""
-        with self._engine._working(of_model=of_model):
+    def piece(self, name: str, *, of_model: bool = True) -> Iterator[None]:
+        """Around each piece of work that cannot be interrupted, for the engine's health and the request's trace. One
+        that is not `of_model` may hang as well, but its success or failure says nothing of the model."""
+        with self._engine._tracing(self._held, name), self._engine._working(of_model=of_model):
             yield
 
 
@@ -81,8 +94,9 @@ class SerialEngine:
     """An `engines.protocol.Engine`. `Queued.position` counts the requests that go first. Cancellation and deadlines act
     between pieces of work."""
 
-    def __init__(self, name: str, perform: Perform, *, clock: Clock | None = None) -> None:
+    def __init__(self, name: str, perform: Perform, *, clock: Clock | None = None, trace: Trace | None = None) -> None:
         self.name = name
+        self._trace = trace or Untraced()
         self._perform = perform
         self._clock = clock or SystemClock()
         self._sequence = itertools.count()
@@ -143,7 +157,8 @@ class SerialEngine:
                     self._changed.wait()
                     continue
                 held = self._running = heapq.heappop(self._waiting)
-            self._end(held, self._serve(held))
+            with log_context(held.request.traceparent, job=find_job(held.request)):
+                self._end(held, self._serve(held))
             with self._changed:
                 self._running = None
 
@@ -187,6 +202,15 @@ class SerialEngine:
                 raise _CancelRequested
         if self._is_late(held):
             raise _late()
+
+    @contextmanager
+    def _tracing(self, held: _Held, name: str) -> Iterator[None]:
+        start, moment = self._clock.now(), self._clock.monotonic()
+        try:
+            yield
+        finally:
+            end = start + self._clock.monotonic() - moment
+            self._trace.record(name, held.request.traceparent, start, end, {"pawfect.engine": self.name})
 
     @contextmanager
     def _working(self, *, of_model: bool) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 
+from serve_app.engines.trace import Trace
 from serve_app.flux.checkpoint import Checkpoint, Part, find_checkpoint
 from serve_app.flux.engine import FluxEngine
 from serve_app.flux.loading import DTYPES, load_parts, load_text_encoder
@@ -23,7 +24,13 @@ SHIPPED = "prompts"
 
 
 def load_engine(
-    settings: FluxSettings, name: str, encode: Callable[[str], Future[TextEmbedding]], *, sink: Sink, token: str | None
+    settings: FluxSettings,
+    name: str,
+    encode: Callable[[str], Future[TextEmbedding]],
+    *,
+    sink: Sink,
+    token: str | None,
+    trace: Trace | None = None,
 ) -> FluxEngine:
     """The engine of a configured model, running. `encode` is asked for prompts that are in no cache.
 
@@ -50,7 +57,7 @@ def load_engine(
         shipped=(checkpoint.folder / SHIPPED,),
         sink=sink,
     )
-    return FluxEngine(FluxModel(parts), prompts, make_limits(settings), sink=sink, name=spec.engine)
+    return FluxEngine(FluxModel(parts), prompts, make_limits(settings), sink=sink, name=spec.engine, trace=trace)
 
 
 def load_encoder(settings: FluxSettings, name: str, *, token: str | None) -> TextEncoder:

@@ -10,16 +10,19 @@ from typing import Any, Protocol
 
 from serve_app.clock import Clock, SystemClock
 from serve_app.engines.protocol import Cancelled, Done, Emit, EngineResult, Event, Failed, Request
+from serve_app.engines.trace import Trace, Untraced
 from serve_app.errors import EngineFailed, PawfectError, TransientError
 from serve_app.flux.admission import make_samples
 from serve_app.flux.calls import call
 from serve_app.flux.engine_metrics import EngineMetrics
+from serve_app.flux.engine_spans import EngineSpans, name_members
 from serve_app.flux.estimates import Estimates
 from serve_app.flux.held import Held
 from serve_app.flux.model import Model
 from serve_app.flux.stepping import Limits, Stepper, Tick, Work
 from serve_app.flux.text import TextEmbedding
 from serve_app.metrics import Sink
+from serve_app.telemetry import log_context
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class FluxEngine:
         sink: Sink,
         clock: Clock | None = None,
         name: str = "flux",
+        trace: Trace | None = None,
     ) -> None:
         self._model = model
         self._prompts = prompts
@@ -57,6 +61,7 @@ class FluxEngine:
         self._estimates = Estimates()
         self._metrics = EngineMetrics(sink, name)
         self._clock = clock or SystemClock()
+        self._spans = EngineSpans(trace or Untraced(), self._clock, name)
         self._name = name
         self._changed = threading.Condition()
         self._held: dict[str, Held] = {}
@@ -122,9 +127,14 @@ class FluxEngine:
         prompts = [request.prompt]
         if request.negative_prompt is not None and request.true_cfg > 1:
             prompts.append(request.negative_prompt)
+        asked_at = self._spans.now()
         held.texts = tuple(self._prompts.request(prompt) for prompt in prompts)
         for text in held.texts:
-            text.add_done_callback(lambda _: self._wake())
+            text.add_done_callback(lambda _: self._take_text(held, asked_at))
+
+    def _take_text(self, held: Held, asked_at: float) -> None:
+        self._spans.record_prompt(held, asked_at)
+        self._wake()
 
     # -- the thread --------------------------------------------------------------------------------------------------
 
@@ -156,7 +166,8 @@ class FluxEngine:
                     self._changed.wait(LOOK_S if self._held else None)
                     continue
                 members = [self._held[sample.request_id] for sample in tick.samples]
-            self._run(tick, members)
+            with log_context(**name_members(members)):
+                self._run(tick, members)
 
     def _wake(self) -> None:
         with self._changed:
@@ -196,7 +207,7 @@ class FluxEngine:
         self._metrics.record_requests(everybody)
 
     def _run(self, tick: Tick, members: Sequence[Held]) -> None:
-        started = self._clock.monotonic()
+        started, started_at = self._clock.monotonic(), self._spans.now()
         for held in members:
             held.tell_begun(started, tick.work)
         with self._changed:
@@ -213,6 +224,7 @@ class FluxEngine:
             self._busy_since = None
             self._failures = self._failures + 1 if has_failed else 0
         self._metrics.record_tick(tick, seconds)
+        self._spans.record_tick(tick, members, started_at, seconds)
         _charge(tick, members, seconds)
         if failure is None:
             self._estimates.record(tick, seconds)

@@ -9,6 +9,7 @@ from serve_app import metrics
 from serve_app.clock import Clock
 from serve_app.engines.protocol import EngineResult, HeadshotRequest, HeadshotResult, Step, Task
 from serve_app.engines.serial import SerialEngine, Turn
+from serve_app.engines.trace import Trace
 from serve_app.errors import EngineRejected, HeadshotRejected
 from serve_app.headshots.matting import Matting
 from serve_app.headshots.pipeline import STAGES, make_headshot
@@ -32,12 +33,13 @@ class HeadshotEngine(SerialEngine):
         sink: Sink,
         *,
         clock: Clock | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._matting = matting
         self._settings = settings
         self._photos = photos
         self._sink = sink
-        super().__init__("headshots", self._make, clock=clock)
+        super().__init__("headshots", self._make, clock=clock, trace=trace)
 
     def _make(self, turn: Turn) -> EngineResult:
         """Raises EngineRejected, PhotoUnreadable, PhotoTooLarge, HeadshotRejected."""
@@ -83,7 +85,7 @@ class _Pieces:
 
     def __enter__(self) -> _Pieces:
         self._turn.check_in()
-        self._open.enter_context(self._turn.piece(of_model=False))
+        self._open.enter_context(self._turn.piece("decode", of_model=False))
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -94,4 +96,5 @@ class _Pieces:
         self._open.close()
         self._turn.tell(Step(done, of))
         self._turn.check_in()
-        self._open.enter_context(self._turn.piece(of_model=done == _MODEL))
+        if done < of:
+            self._open.enter_context(self._turn.piece(STAGES[done], of_model=done == _MODEL))

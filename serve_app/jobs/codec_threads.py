@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -22,10 +23,11 @@ class CodecThreads:
     async def run(self, limit_s: float, work: Callable[[], T]) -> T:
         """Waits for a place first, without a limit; raises TimeoutError when the work itself takes longer than that.
 
-        A thread cannot be stopped: it keeps its place until the work returns.
+        A thread cannot be stopped: it keeps its place until the work returns. What is logged there carries the fields
+        of the task that called.
         """
         await self._places.acquire()
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        future = asyncio.get_running_loop().run_in_executor(self._executor, contextvars.copy_context().run, work)
         self._started[future] = self._clock.monotonic()
         future.add_done_callback(self._release)
         async with asyncio.timeout(limit_s):

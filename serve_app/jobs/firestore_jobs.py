@@ -14,8 +14,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from google.cloud.firestore import SERVER_TIMESTAMP, AsyncWriteBatch
+from google.cloud.firestore import DELETE_FIELD, SERVER_TIMESTAMP, AsyncWriteBatch
 
 from serve_app.jobs.firestore_documents import Snapshot, write
 from serve_app.jobs.model import Job, from_document, to_document
@@ -67,11 +68,13 @@ def read_jobs(snapshots: Sequence[Snapshot]) -> list[Job]:
 
 def write_job(batch: AsyncWriteBatch, snapshot: Snapshot, decision: Write) -> Job:
     job = decision.job.evolve(version=decision.job.version + 1)
-    extra = {
+    extra: dict[str, Any] = {
         "lease_expires_at": job.lease.expires_at if job.lease else None,
         "changed_at": SERVER_TIMESTAMP,
         TTL_FIELD: _choose_ttl(job),
     }
+    if snapshot.exists and job.traceparent is None:  # a merge would leave that of an earlier request
+        extra["traceparent"] = DELETE_FIELD
     write(batch, snapshot, {**to_document(job), **extra})
     return job
 

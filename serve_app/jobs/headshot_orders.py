@@ -16,6 +16,7 @@ from serve_app.jobs.service import JobService
 from serve_app.photos.mounts import HEADSHOT_ORIGINALS as ORIGINALS
 from serve_app.photos.store import ABSENT, PhotoStore
 from serve_app.settings import Settings
+from serve_app.tracing import current_traceparent
 
 PARAMETERS = Parameters(quality="headshot", prompt="", steps=1, guidance_scale=0.0, output_format="png")
 
@@ -140,6 +141,7 @@ class HeadshotSubmitter:
             expires_at=deadline_at + self._settings.headshots.ttl_s,
             priority=Priority.LOW if owner == ANONYMOUS else Priority.NORMAL,
             original_path=path,
+            traceparent=current_traceparent(),
         )
 
     async def _keep(self, path: str, order: PhotoOrder) -> str:

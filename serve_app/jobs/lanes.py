@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from opentelemetry.trace import Tracer
+
 from serve_app.clock import Clock
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.model import Lane
@@ -24,12 +26,26 @@ class Lanes:
         settings: Settings,
         clock: Clock,
         sink: Sink,
+        tracer: Tracer | None = None,
+        *,
         is_paused: Callable[[], bool] = lambda: False,
         on_work: OnWork = lambda _engine, _seconds: None,
     ) -> None:
         slots = {Lane.IMAGES: None, Lane.HEADSHOTS: settings.headshots.slots}
         self.runners: Mapping[Lane, Runner] = {
-            lane: Runner(store, editing, closer, settings.jobs, clock, sink, lane, slots[lane], is_paused, on_work)
+            lane: Runner(
+                store,
+                editing,
+                closer,
+                settings.jobs,
+                clock,
+                sink,
+                lane,
+                slots[lane],
+                tracer,
+                is_paused=is_paused,
+                on_work=on_work,
+            )
             for lane in Lane
         }
 

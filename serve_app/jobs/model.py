@@ -13,9 +13,12 @@ from typing import Any, Self
 from serve_app.photos.mask_convention import MaskConvention
 from serve_app.photos.mounts import HEADSHOT_OUTPUTS
 
-SCHEMA = 3
-"""Number written into every job document; readers refuse a newer one. 2: jobs without a session, operation, owner.
-3: headshots."""
+SCHEMA = 4
+"""The newest schema of job documents; readers refuse a newer one. 2: jobs without a session, operation, owner.
+3: headshots. 4: traceparent."""
+UNTRACED_SCHEMA = 3
+"""A document says the oldest schema that it can be read as: without a trace that of readers who know of none. So
+replicas of two versions share a store while the service is updated, and traces are turned on afterwards."""
 
 ID_PATTERN = r"^[A-Za-z0-9_-]{1,128}$"
 """Of user and session ids; nothing else may become part of a path."""
@@ -187,7 +190,8 @@ class Job:
     `session` is None for a job that somebody asked for over HTTP; then `owner` is that caller, `digest` tells whether
     a repeated request is the same, and its files go with the record. A job that has ended is forgotten after
     `expires_at`, never where that is None, as in records of earlier versions; its lease is then that of whoever forgets
-    it. The generations are those of the input images, ABSENT where there is none. `original_path` is where a
+    it. `traceparent` is the W3C trace context of the request or message that asked first; stages of its runs belong to
+    that trace. The generations are those of the input images, ABSENT where there is none. `original_path` is where a
     headshot's photo lies; without an owner a message asked for it, and that photo stays when it is forgotten.
     """
 
@@ -226,10 +230,16 @@ class Job:
     headshot: Headshot | None = None
     closed: bool = False
     ended_version: int | None = None
+    traceparent: str | None = None
     version: int = 0
 
     def evolve(self, **changes: Any) -> Self:
         return replace(self, **changes)
+
+    @property
+    def schema(self) -> int:
+        """Number written into its document."""
+        return UNTRACED_SCHEMA if self.traceparent is None else SCHEMA
 
     @property
     def files(self) -> Files:
@@ -285,7 +295,9 @@ def to_document(job: Job) -> dict[str, Any]:
     document["status"] = str(job.status)
     document["deliveries"] = list(job.deliveries)
     document["stage_seconds"] = dict(job.stage_seconds)
-    return {"schema": SCHEMA, **document}
+    if job.traceparent is None:  # readers of `UNTRACED_SCHEMA` refuse a field they do not know
+        del document["traceparent"]
+    return {"schema": job.schema, **document}
 
 
 def _write_headshot(headshot: Headshot) -> dict[str, Any]:

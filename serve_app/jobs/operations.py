@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 
+from serve_app.clock import Laps
 from serve_app.editing import edit
 from serve_app.editing.fitting import fit_image, fit_size
 from serve_app.engines.protocol import (
@@ -37,20 +37,16 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """The files to store, and the seconds per stage; of a headshot, what was found about the photo."""
+    """The files to store; of a headshot, what was found about the photo."""
 
     result: bytes
     preview: bytes | None
-    seconds: dict[str, float]
     preview_type: str = "image/jpeg"
     quality: Mapping[str, Any] | None = None
 
 
 class Started(Protocol):
-    """A job's work between `start` and `finish`; `seconds` per stage so far."""
-
-    @property
-    def seconds(self) -> dict[str, float]: ...
+    """A job's work between `start` and `finish`."""
 
     @property
     def request(self) -> Request:
@@ -59,12 +55,13 @@ class Started(Protocol):
     def without_frame(self) -> Started:
         """The same, in less memory, for a job that has to wait."""
 
-    def finish(self, result: EngineResult) -> Output:
+    def finish(self, result: EngineResult, laps: Laps) -> Output:
         """Raises EngineFailed when the images are not what was asked for."""
 
 
-def start(job: Job, inputs: Inputs, settings: Settings, *, keep_frame: bool) -> Started:
-    """Raises PhotoUnreadable, PhotoTooLarge, MaskUnreadable and MaskEmpty."""
+def start(job: Job, inputs: Inputs, settings: Settings, laps: Laps, *, keep_frame: bool) -> Started:
+    """`laps` hears of the stages, also of one that fails. Raises PhotoUnreadable, PhotoTooLarge,
+    MaskUnreadable and MaskEmpty."""
     match job.operation:
         case Operation.INPAINT:
             assert inputs.original is not None and inputs.mask is not None  # noqa: PT018
@@ -76,6 +73,7 @@ def start(job: Job, inputs: Inputs, settings: Settings, *, keep_frame: bool) -> 
                 settings,
                 keep_frame=keep_frame,
                 mask_convention=job.parameters.mask_convention,
+                laps=laps,
                 **({} if job.session is not None else {"names": ("init_image", "mask_image")}),
             )
             return _Inpainting(job, prepared, settings)
@@ -83,7 +81,7 @@ def start(job: Job, inputs: Inputs, settings: Settings, *, keep_frame: bool) -> 
             return _Generating(job, settings, _common(job) | _size(job), TextToImageRequest)
         case Operation.TRANSFORM:
             assert inputs.original is not None
-            return _start_transforming(job, inputs.original, settings)
+            return _start_transforming(job, inputs.original, settings, laps)
         case Operation.HEADSHOT:
             assert inputs.original is not None
             return _Headshooting(HeadshotRequest(**_common(job), photo=inputs.original))
@@ -96,25 +94,22 @@ class _Inpainting:
     settings: Settings
 
     @property
-    def seconds(self) -> dict[str, float]:
-        return self.prepared.seconds
-
-    @property
     def request(self) -> Request:
         return FillRequest(**_common(self.job), crops=self.prepared.crops)
 
     def without_frame(self) -> _Inpainting:
         return replace(self, prepared=self.prepared.without_frame())
 
-    def finish(self, result: EngineResult) -> Output:
+    def finish(self, result: EngineResult, laps: Laps) -> Output:
         edited = edit.finish(
             self.prepared,
             result.images,
             self.settings,
             output_format=self.job.parameters.output_format,
             with_preview=self.job.files.preview is not None,
+            laps=laps,
         )
-        return Output(edited.photo, edited.preview, edited.seconds)
+        return Output(edited.photo, edited.preview)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -125,11 +120,6 @@ class _Generating:
     settings: Settings
     values: dict[str, Any]
     kind: type[Request]
-    taken: float = 0.0
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        return {"decode": self.taken} if self.taken else {}
 
     @property
     def request(self) -> Request:
@@ -138,13 +128,13 @@ class _Generating:
     def without_frame(self) -> _Generating:
         return self
 
-    def finish(self, result: EngineResult) -> Output:
-        started = time.perf_counter()
+    def finish(self, result: EngineResult, laps: Laps) -> Output:
         if len(result.images) != 1 or not _is_picture(result.images[0]):
             raise EngineFailed(f"The engine returned {len(result.images)} images where one RGB image was asked for.")
         limits = self.settings.photos
-        data = encode_image(result.images[0], None, None, limits.jpeg_quality, self.job.parameters.output_format)
-        return Output(data, None, {"encode": time.perf_counter() - started})
+        with laps.time("encode"):
+            data = encode_image(result.images[0], None, None, limits.jpeg_quality, self.job.parameters.output_format)
+        return Output(data, None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,27 +142,27 @@ class _Headshooting:
     """The engine has the whole photo, and decodes and encodes by itself: two frames at a time would be of no use."""
 
     request: Request
-    seconds: dict[str, float] = field(default_factory=dict)
 
     def without_frame(self) -> _Headshooting:
         return self
 
-    def finish(self, result: EngineResult) -> Output:
+    def finish(self, result: EngineResult, laps: Laps) -> Output:  # noqa: ARG002 – it has encoded already
         if not isinstance(result, HeadshotResult):
             raise EngineFailed("The engine returned images where a headshot was asked for.")
-        return Output(result.print, result.preview, {}, preview_type="image/png", quality=result.quality)
+        return Output(result.print, result.preview, preview_type="image/png", quality=result.quality)
 
 
-def _start_transforming(job: Job, original: bytes, settings: Settings) -> _Generating:
-    started = time.perf_counter()
-    photo = decode_photo(original, settings.photos, "init_image")
+def _start_transforming(job: Job, original: bytes, settings: Settings, laps: Laps) -> _Generating:
+    with laps.time("decode"):
+        photo = decode_photo(original, settings.photos, "init_image")
     height, width = photo.pixels.shape[:2]
     if job.parameters.width is not None and job.parameters.height is not None:
         width, height = job.parameters.width, job.parameters.height
     else:
         width, height = fit_size(width, height, settings.qualities[job.parameters.quality].max_megapixels)
-    values = {"image": fit_image(photo.pixels, width, height), "strength": job.parameters.strength}
-    return _Generating(job, settings, _common(job) | values, ImageToImageRequest, time.perf_counter() - started)
+    with laps.time("plan"):
+        values = {"image": fit_image(photo.pixels, width, height), "strength": job.parameters.strength}
+    return _Generating(job, settings, _common(job) | values, ImageToImageRequest)
 
 
 def _common(job: Job) -> dict[str, Any]:

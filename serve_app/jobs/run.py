@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from opentelemetry.trace import NoOpTracer, Tracer
+
+from serve_app import tracing
 from serve_app.clock import Clock
 from serve_app.engines.protocol import (
     Cancelled,
@@ -48,6 +51,7 @@ from serve_app.jobs.codec_threads import CodecThreads
 from serve_app.jobs.headshot_links import sign_results
 from serve_app.jobs.model import ANONYMOUS, Headshot, Job, Lane, Operation, Progress, Stage
 from serve_app.jobs.operations import Inputs, Output, Started, start
+from serve_app.jobs.stopwatch import Stopwatch
 from serve_app.jobs.store import JobStore
 from serve_app.jobs.transitions import Outcome
 from serve_app.photos.codec import CONTENT_TYPES
@@ -75,26 +79,6 @@ Confirm = Callable[[], Awaitable[None]]
 """Raises when the result is not wanted from this worker any more; asked right before the first effect."""
 
 
-class Stopwatch:
-    """Seconds per stage; a stage entered twice adds up."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def time(self, stage: Stage) -> Iterator[None]:
-        start = self._clock.monotonic()
-        try:
-            yield
-        finally:
-            self.add({stage: self._clock.monotonic() - start})
-
-    def add(self, seconds: Mapping[str, float]) -> None:
-        for stage, value in seconds.items():
-            self.seconds[str(stage)] = self.seconds.get(str(stage), 0.0) + value
-
-
 @dataclass(frozen=True, slots=True)
 class _Fetched:
     """The inputs, and the generations of the results that this run is going to replace."""
@@ -116,6 +100,7 @@ class Editing:
         settings: Settings,
         clock: Clock,
         threads: CodecThreads,
+        tracer: Tracer | None = None,
     ) -> None:
         self._store = store
         self._photos = photos
@@ -124,6 +109,7 @@ class Editing:
         self._settings = settings
         self._clock = clock
         self._threads = threads
+        self._tracer = tracer or NoOpTracer()
         self._limit_s = settings.jobs.stage_timeout_s
         self._in_engine: Counter[Lane] = Counter()
 
@@ -133,8 +119,8 @@ class Editing:
 
     async def run(self, job: Job, report: Report, confirm: Confirm) -> Outcome:
         """Do the whole edit. Raises PermanentError or TransientError; writes nothing but the two result objects."""
-        watch = Stopwatch(self._clock)
-        watch.add({Stage.QUEUE: max(0.0, (job.claimed_at or job.created_at) - job.created_at)})
+        watch = Stopwatch(self._clock, self._tracer)
+        watch.add(Stage.QUEUE, max(0.0, (job.claimed_at or job.created_at) - job.created_at))
         engine_name, engine = self._choose_engine(job)
         report(Progress(Stage.DOWNLOAD))
         with watch.time(Stage.DOWNLOAD), _limited(Stage.DOWNLOAD, self._limit_s):
@@ -143,20 +129,18 @@ class Editing:
         report(Progress(Stage.DECODE))
         lane = job.operation.lane
         alone = self._in_engine[lane] == 0
-        with _limited(Stage.DECODE, self._limit_s):
+        with watch.listen() as laps, _limited(Stage.DECODE, self._limit_s):
             started: Started = await self._threads.run(
-                self._limit_s, partial(start, job, fetched.inputs, self._settings, keep_frame=alone)
+                self._limit_s, partial(start, job, fetched.inputs, self._settings, laps, keep_frame=alone)
             )
-        watch.add(started.seconds)
         report(Progress(Stage.ENGINE))
-        with watch.time(Stage.ENGINE), self._entering_engine(lane):
+        with watch.time(Stage.ENGINE) as span, self._entering_engine(lane):
             if self._in_engine[lane] > 1:
                 started = started.without_frame()
-            result, started = await self._ask_patiently(engine, started, report)
+            result, started = await self._ask_patiently(engine, started, report, tracing.write_traceparent(span))
         report(Progress(Stage.ENCODE))
-        with _limited(Stage.ENCODE, self._limit_s):
-            output = await self._threads.run(self._limit_s, partial(started.finish, result))
-        watch.add(output.seconds)
+        with watch.listen() as laps, _limited(Stage.ENCODE, self._limit_s):
+            output = await self._threads.run(self._limit_s, partial(started.finish, result, laps))
         await confirm()
         report(Progress(Stage.UPLOAD))
         with watch.time(Stage.UPLOAD), _limited(Stage.UPLOAD, self._limit_s):
@@ -167,7 +151,7 @@ class Editing:
         return Outcome(watch.seconds, engine_name, result.engine_seconds, result.gpu_seconds, cost, headshot)
 
     async def _ask_patiently(
-        self, engine: EngineClient, started: Started, report: Report
+        self, engine: EngineClient, started: Started, report: Report, traceparent: str | None
     ) -> tuple[EngineResult, Started]:
         """An engine without a place is asked again: given back, the job would be claimed, downloaded and decoded anew
         for each time. Raises EngineFull when that takes so long that the queue had better decide who is next."""
@@ -175,7 +159,8 @@ class Editing:
         pause = FULL_PAUSE_S
         while True:
             try:
-                return await _ask(engine, started.request, report, self._limit_s), started
+                request = replace(started.request, traceparent=traceparent)
+                return await _ask(engine, request, report, self._limit_s), started
             except EngineFull:
                 if self._clock.monotonic() + pause > give_up_at:
                     raise

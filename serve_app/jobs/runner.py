@@ -12,6 +12,8 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 
+from opentelemetry.trace import NoOpTracer, Tracer
+
 from serve_app import metrics
 from serve_app.clock import Clock
 from serve_app.errors import (
@@ -27,6 +29,7 @@ from serve_app.jobs.closing import Closer
 from serve_app.jobs.hold import Hold, Interruption
 from serve_app.jobs.model import Job, Lane, Priority, Status
 from serve_app.jobs.run import Editing
+from serve_app.jobs.run_spans import note_error, note_result, trace_run
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
 from serve_app.metrics import Sink
@@ -57,6 +60,8 @@ class Runner:
         sink: Sink,
         lane: Lane = Lane.IMAGES,
         slots: int | None = None,
+        tracer: Tracer | None = None,
+        *,
         is_paused: Callable[[], bool] = lambda: False,
         on_work: OnWork = lambda _engine, _seconds: None,
     ) -> None:
@@ -72,6 +77,7 @@ class Runner:
         self._settings = settings
         self._clock = clock
         self._sink = sink
+        self._tracer = tracer or NoOpTracer()
         self._active: dict[asyncio.Task[None], Hold] = {}
         self._wake = asyncio.Event()
         self._draining = False
@@ -174,7 +180,6 @@ class Runner:
         return True
 
     def _launch(self, hold: Hold) -> None:
-        log.info("claimed", extra={"job": hold.job.id, "attempt": hold.job.attempts})
         task = asyncio.create_task(self._serve(hold), name=f"job-{hold.job.id}")
         self._active[task] = hold
         task.add_done_callback(self._forget)
@@ -188,6 +193,11 @@ class Runner:
     # -- one run ------------------------------------------------------------------------------------------------------
 
     async def _serve(self, hold: Hold) -> None:
+        with trace_run(self._tracer, hold.job):
+            log.info("claimed", extra={"job": hold.job.id, "attempt": hold.job.attempts})
+            await self._run(hold)
+
+    async def _run(self, hold: Hold) -> None:
         work = asyncio.create_task(self._work(hold))
         keep = asyncio.create_task(hold.keep())
         try:
@@ -204,7 +214,7 @@ class Runner:
             return
         await _stop(work)
         if keep.result() is Interruption.LOST:
-            self._sink.record(metrics.ATTEMPTS, result="lost")
+            self._count("lost", None)
         else:
             await self._finish(hold, transitions.obey)
 
@@ -217,18 +227,18 @@ class Runner:
         except TimeoutError:
             waited = job.deadline_at - job.created_at
             late = DeadlineExceeded(f"Not finished within {waited:.0f} s of its arrival.")
-            return transitions.settling(late, settings)
+            return _settle(late, settings)
         except _Interrupted:
             return transitions.obey
         except PreconditionFailed as error:
             # Another run of this session wrote first. If ours still is the wanted one it runs again and replaces that.
             log.warning("result not written: %s", error, extra={"job": job.id})
-            return transitions.settling(error, settings)
+            return _settle(error, settings)
         except PawfectError as error:
-            return transitions.settling(error, settings)
+            return _settle(error, settings)
         except Exception as error:
             log.exception("unexpected failure", extra={"job": job.id})
-            return transitions.settling(UnexpectedFailure(f"{type(error).__name__}: {error}"), settings)
+            return _settle(UnexpectedFailure(f"{type(error).__name__}: {error}"), settings)
         self._sink.record(metrics.ENGINE_SECONDS, outcome.engine_seconds, engine=outcome.engine)
         self._sink.record(metrics.GPU_SECONDS, outcome.gpu_seconds, engine=outcome.engine)
         self._on_work(outcome.engine, outcome.engine_seconds)
@@ -237,13 +247,22 @@ class Runner:
     async def _finish(self, hold: Hold, end: transitions.End) -> None:
         before = hold.job
         job = await hold.end(end)
-        self._sink.record(metrics.ATTEMPTS, result="lost" if job is None else _name_result(before, job))
+        self._count("lost" if job is None else _name_result(before, job), job)
         if job is None or not job.status.is_final:
             return
         try:
             await self._closer.close(job)
         except StoreUnavailable as error:
             log.warning("end not closed yet: %s", error, extra={"job": job.id})
+
+    def _count(self, result: str, job: Job | None) -> None:
+        self._sink.record(metrics.ATTEMPTS, result=result)
+        note_result(result, job)
+
+
+def _settle(error: PawfectError, settings: JobSettings) -> transitions.End:
+    note_error(error)
+    return transitions.settling(error, settings)
 
 
 def _name_result(before: Job, after: Job) -> str:

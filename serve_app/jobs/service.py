@@ -18,6 +18,7 @@ from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
 from serve_app.photos.store import PhotoStore
 from serve_app.settings import Settings
+from serve_app.tracing import current_traceparent
 
 OUTAGE_PAUSE_S = 1.0
 """Pause of a waiting request before it asks a store again that did not answer."""
@@ -97,6 +98,7 @@ class JobService:
             priority=order.priority,
             deliveries=(order.delivery,),
             message=order.message,
+            traceparent=current_traceparent(),
         )
         return await self.admit(fresh, order.delivery)
 

@@ -80,7 +80,7 @@ def _write_job(connection: sqlite3.Connection, write: Write) -> Job:
             job.lease.expires_at if job.lease else None,
             job.deadline_at,
             int(job.closed),
-            SCHEMA,
+            job.schema,
             json.dumps(to_document(job)),
         ),
     )

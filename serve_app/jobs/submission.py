@@ -17,6 +17,7 @@ from serve_app.photos.mask_convention import MaskConvention
 from serve_app.photos.media_types import find_media_type
 from serve_app.photos.store import ABSENT, PhotoStore
 from serve_app.settings import Settings
+from serve_app.tracing import current_traceparent
 
 SIDE_PX = 16
 LEAST_PX, MOST_PIXELS = 64, 2**20
@@ -89,6 +90,7 @@ class Submitter:
             owner=order.owner,
             digest=await asyncio.to_thread(digest, order),  # megabytes of images
             expires_at=deadline_at + self._settings.jobs.result_ttl_s,
+            traceparent=current_traceparent(),
         )
         # Not left to the transaction: by then the job may have expired, and its images would not have been stored anew.
         if (found := await self._store.get(fresh.id)) is not None:

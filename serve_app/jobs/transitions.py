@@ -87,7 +87,7 @@ def _held(job: Job, token: str) -> Job:
 def join(job: Job, fresh: Job, delivery: str) -> Job:
     """Remember one more message that asked for the same job: it becomes as urgent as the most urgent of them, gets the
     time of the latest, is remembered for as long as any of them may come again, and a cancellation asked for before
-    this message and not yet obeyed is void."""
+    this message and not yet obeyed is void. It stays in the trace of the first."""
     return job.evolve(
         deliveries=(*job.deliveries, delivery)[-MAX_DELIVERIES:],
         priority=min(job.priority, fresh.priority),
@@ -107,7 +107,9 @@ def renew(job: Job, fresh: Job, delivery: str) -> Job:
     """Have a job that has not ended begin anew, for a message about another photo; whoever runs it
     for the old one has lost it."""
     again = join(job, fresh, delivery).evolve(
-        original_path=fresh.original_path, original_generation=fresh.original_generation
+        original_path=fresh.original_path,
+        original_generation=fresh.original_generation,
+        traceparent=fresh.traceparent,
     )
     return again if job.status is Status.QUEUED else _move(again, Status.QUEUED, lease=None, progress=None)
 

@@ -18,6 +18,7 @@ from serve_app.jobs.model import Session
 from serve_app.settings import Settings
 from serve_app.weights import locate
 from tests.acceptance.jobs_service import JobsService, open_jobs_service
+from tests.acceptance.observed_service import ObservedService, open_observed_service
 
 ENVIRONMENT = {"PAWFECT_JOBS__PROGRESS_INTERVAL_S": "0.1", "DOWNLOAD_URL_TTL": "10"}
 """A link's time, so that one can be seen to end."""
@@ -75,3 +76,9 @@ def jobs_service(tmp_path_factory: pytest.TempPathFactory, weights: None) -> Ite
 async def caller(jobs_service: JobsService) -> AsyncIterator[Client]:
     async with Client(jobs_service.process.url) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def observed(tmp_path_factory: pytest.TempPathFactory, weights: None) -> Iterator[ObservedService]:
+    with open_observed_service(tmp_path_factory.mktemp("observed")) as service:
+        yield service

@@ -73,6 +73,17 @@ async def test_what_was_written_is_read_back_with_its_version_counted(stores: St
     assert await stores.jobs.get("edit-unknown") is None
 
 
+async def test_a_trace_is_kept_until_a_request_without_one_starts_the_job_over(stores: Stores) -> None:
+    traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    job = await submit(stores, make_job(traceparent=traceparent))
+    assert await stores.jobs.get(job.id) == job
+    assert job.traceparent == traceparent
+    again = await stores.jobs.change(job.id, SESSION, lambda found, _document: Write(make_job(version=job.version)))
+    assert again is not None
+    assert await stores.jobs.get(job.id) == again
+    assert again.traceparent is None
+
+
 async def test_a_decision_that_raises_writes_nothing(stores: Stores) -> None:
     job = await submit(stores, make_job())
 

@@ -12,6 +12,8 @@ import pytest
 from serve_app.engines.protocol import Cancelled, Done, EngineResult, Event, Failed, Queued, Step, TextToImageRequest
 from serve_app.engines.serial import SerialEngine, Turn
 from serve_app.errors import EngineFailed, EngineRejected, HeadshotRejected
+from tests.log_lines import capture
+from tests.spans import PARENT, SPAN, TRACE, KeptTracing, show_parent, show_trace
 from tests.tokens import HandClock
 
 LONG_S = 10.0  # a real time-out for what should come at once
@@ -107,16 +109,16 @@ def test_a_request_that_comes_too_late_at_any_moment_is_told(script: Script) -> 
 
 def fail_piece(error: Exception, *, of_model: bool = True) -> Callable[[Turn], object]:
     def work(turn: Turn) -> None:
-        with turn.piece(of_model=False):
+        with turn.piece("work", of_model=False):
             pass
-        with turn.piece(of_model=of_model):
+        with turn.piece("work", of_model=of_model):
             raise error
 
     return work
 
 
 def succeed(turn: Turn) -> None:
-    with turn.piece():
+    with turn.piece("work"):
         pass
 
 
@@ -148,7 +150,7 @@ def test_it_is_busy_as_long_as_a_piece_takes_and_not_between(
 
     def work(turn: Turn) -> None:
         seen.append(engine.busy_seconds())
-        with turn.piece(of_model=False):
+        with turn.piece("work", of_model=False):
             clock.time += 7
             seen.append(engine.busy_seconds())
         clock.time += 5
@@ -168,7 +170,7 @@ def test_a_piece_that_fails_is_over(engine: SerialEngine, script: Script, clock:
 
 def test_a_deadline_acts_between_pieces(engine: SerialEngine, script: Script, clock: HandClock) -> None:
     def work(turn: Turn) -> None:
-        with turn.piece():
+        with turn.piece("work"):
             clock.time += 10
         turn.check_in()
 
@@ -180,7 +182,7 @@ def test_a_deadline_acts_between_pieces(engine: SerialEngine, script: Script, cl
 
 def test_a_cancellation_acts_between_pieces_and_is_no_failure(engine: SerialEngine, script: Script) -> None:
     def work(turn: Turn) -> None:
-        with turn.piece():
+        with turn.piece("work"):
             engine.cancel("a")
         turn.check_in()
 
@@ -272,3 +274,33 @@ def test_places_follow_the_order_of_urgency(engine: SerialEngine, script: Script
     assert {priority: listener.events[0] for priority, listener in waiting.items()} == {
         priority: Queued(priority + 1) for priority in range(5)
     }
+
+
+def test_pieces_are_spans_below_their_request_and_lines_carry_its_job(
+    script: Script, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracing, lines = KeptTracing(), capture(monkeypatch)
+    engine = SerialEngine("serial", script, clock=clock, trace=tracing)
+    clock.time = 100.0
+
+    def work(turn: Turn) -> None:
+        with turn.piece("decode", of_model=False):
+            clock.time += 2
+        with turn.piece("fill"):
+            clock.time += 3
+            raise ValueError("no")
+
+    for request in (make_request("job-1/2", traceparent=PARENT), make_request("job-2/1")):
+        listener = Listener()
+        engine.submit(request, listener)
+        script.turns.put(work)
+        assert isinstance(listener.last(), Failed)
+    engine.close()
+    assert [(span.name, span.start_time, span.end_time) for span in tracing.spans] == [
+        ("decode", 100_000_000_000, 102_000_000_000),
+        ("fill", 102_000_000_000, 105_000_000_000),
+    ]
+    assert {(show_trace(span), show_parent(span)) for span in tracing.spans} == {(TRACE, SPAN)}
+    failures = [line for line in lines if line["severity"] == "ERROR"]
+    assert [(line["job"], line.get("trace")) for line in failures] == [("job-1", TRACE), ("job-2", None)]
+    assert "ValueError: no" in failures[0]["stack_trace"]

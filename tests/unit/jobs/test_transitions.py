@@ -19,6 +19,7 @@ from serve_app.errors import (
 from serve_app.jobs import transitions
 from serve_app.jobs.model import (
     SCHEMA,
+    UNTRACED_SCHEMA,
     Job,
     Lane,
     Operation,
@@ -34,6 +35,7 @@ from serve_app.jobs.model import (
 from serve_app.settings_sections import JobSettings
 
 SETTINGS = JobSettings(lease_s=30, deadline_s=3600, max_crashes=3, max_transient=5, retry_backoff_s=2)
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 OUTCOME = transitions.Outcome({"engine": 1.0}, "draft", 1.0, 0.5, 0.01)
 
 
@@ -194,6 +196,28 @@ def test_documents_from_before_the_headshots_are_read() -> None:
     del earlier["original_path"], earlier["headshot"]
     assert from_document(earlier) == job
     assert job.operation.lane is Lane.IMAGES
+
+
+def test_a_document_without_a_trace_is_one_that_the_version_before_reads() -> None:
+    """While replicas are updated one by one, both versions work on the same jobs."""
+    document = to_document(claimed())
+    assert document["schema"] == UNTRACED_SCHEMA
+    assert "traceparent" not in document
+
+
+def test_a_trace_is_kept_and_said_by_the_schema() -> None:
+    job = claimed(traceparent=TRACEPARENT)
+    document = to_document(job)
+    assert (document["schema"], document["traceparent"]) == (SCHEMA, TRACEPARENT)
+    assert from_document(document) == job
+
+
+def test_who_joins_leaves_the_job_in_its_trace_and_who_begins_anew_takes_it_along() -> None:
+    job, fresh = claimed(traceparent=TRACEPARENT), make_job(traceparent=TRACEPARENT.replace("a", "c"))
+    assert transitions.join(job, fresh, "m2").traceparent == TRACEPARENT
+    assert transitions.renew(job, fresh, "m2").traceparent == fresh.traceparent
+    failed = transitions.settle(job, "token", 1002.0, MaskEmpty("x"), SETTINGS)
+    assert transitions.requeue(failed, fresh, "m2").traceparent == fresh.traceparent
 
 
 def test_an_end_remembers_the_version_it_is_written_with() -> None:
