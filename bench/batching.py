@@ -18,6 +18,7 @@ from bench.report import print_figures
 from serve_app.engines.protocol import Cancelled, Done, Event, Failed, Image, Step
 from serve_app.errors import OutputInvalid
 from serve_app.flux.admission import SampleSpec
+from serve_app.flux.memory import Memory
 from serve_app.flux.model import FluxModel, Latents
 from serve_app.flux.spec import ModelSpec
 from serve_app.flux.stepping import Limits
@@ -75,6 +76,9 @@ class CountingModel:
     @property
     def uses_accelerator(self) -> bool:
         return self._model.uses_accelerator
+
+    def memory(self) -> Memory | None:
+        return self._model.memory()
 
     def encode(self, sample: SampleSpec, text: TextEmbedding, negative: TextEmbedding | None) -> Latents:
         return self._model.encode(sample, text, negative)

@@ -24,7 +24,7 @@ from bench.batching import CountingModel
 from bench.dispatch import Queue, Ticket, Tiny, make_crop, make_request, open_tiny
 from bench.report import print_figures
 from serve_app.engines.protocol import Cancelled, Done, Failed, FillRequest
-from serve_app.errors import EngineFailed, OutputInvalid
+from serve_app.errors import OutOfMemory, OutputInvalid
 from serve_app.flux.model import FluxModel, Latents
 from serve_app.flux.stepping import Limits
 
@@ -50,7 +50,7 @@ class FailingModel(CountingModel):
 
     def step(self, states: Sequence[Latents]) -> list[Latents | OutputInvalid]:
         if self._draw.random() < FAILING_CALLS:
-            raise EngineFailed("injected: the accelerator's memory did not suffice")
+            raise OutOfMemory("injected: the accelerator's memory did not suffice")
         stepped = super().step(states)
         return [
             OutputInvalid("injected: not a number") if self._draw.random() < BROKEN_ROWS else state for state in stepped

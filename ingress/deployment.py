@@ -16,6 +16,7 @@ from ingress.api import create_app
 from ingress.auth import choose_trust
 from ingress.rate_limits import RateLimits
 from ingress.replica import is_ending
+from ingress.routes.push import declare_pushes
 from ingress.services import Services
 from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness, judge, unavailable
@@ -23,6 +24,7 @@ from serve_app.errors import StoreUnavailable
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.controls import ControlsWatch
 from serve_app.jobs.headshot_orders import HeadshotSubmitter
+from serve_app.jobs.job_metrics import JobMetrics
 from serve_app.jobs.service import JobService
 from serve_app.jobs.submission import Submitter
 from serve_app.ray_metrics import RaySink
@@ -52,6 +54,7 @@ class IngressShell:
         self._trust = choose_trust(settings, self._clock, os.environ)
         self._stores = open_stores(settings)
         self._sink = RaySink()
+        declare_pushes(self._sink)
         self._controls = ControlsWatch(self._stores.controls, self._clock, self._sink)
         self._stopping = asyncio.Event()
         self._limits = RateLimits()
@@ -70,7 +73,7 @@ class IngressShell:
 
     def _make_services(self, settings: Settings) -> Services:
         stores, clock = self._stores, self._clock
-        closer = Closer(stores.jobs, stores.dead_letters, self._sink)
+        closer = Closer(stores.jobs, stores.dead_letters, JobMetrics(self._sink, settings))
         jobs = JobService(
             stores.jobs,
             stores.photos,

@@ -4,18 +4,29 @@
 end the same way. `TransientError` is worth another run. Adapters translate their vendor's exceptions into these at the
 place where they meet them; nothing above an adapter catches a vendor's type.
 
-Every class carries a stable `code` (snake_case, safe to switch on) and a message that says what was wrong and what is
-accepted, written for the developer of the app that called.
+Every class carries a stable `code` (snake_case, safe to switch on), whose `fault` it is, and a message that says what
+was wrong and what is accepted, written for the developer of the app that called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
 from typing import Any, ClassVar
+
+
+class Fault(StrEnum):
+    """Who can mend what went wrong: whoever asked, or whoever runs the service. What is not known to be the caller's
+    fault is the service's."""
+
+    NONE = "none"
+    CALLER = "caller"
+    SERVICE = "service"
 
 
 class PawfectError(Exception):
     code: ClassVar[str] = "internal"
+    fault: ClassVar[Fault] = Fault.SERVICE
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -36,6 +47,7 @@ class ConfigurationError(PawfectError):
 
 class CallerError(PawfectError):
     code = "bad_request"
+    fault = Fault.CALLER
 
 
 class InvalidRequest(CallerError):
@@ -125,44 +137,53 @@ class PermanentError(PawfectError):
 
 class SessionMissing(PermanentError):
     code = "session_missing"
+    fault = Fault.CALLER
 
 
 class ObjectMissing(PermanentError):
     code = "object_missing"
+    fault = Fault.CALLER
 
 
 class ObjectReplaced(PermanentError):
     """The object is not the one the job was asked for."""
 
     code = "object_replaced"
+    fault = Fault.CALLER
 
 
 class PhotoUnreadable(PermanentError):
     code = "photo_unreadable"
+    fault = Fault.CALLER
 
 
 class PhotoTooLarge(PermanentError):
     code = "photo_too_large"
+    fault = Fault.CALLER
 
 
 class MaskUnreadable(PermanentError):
     code = "mask_unreadable"
+    fault = Fault.CALLER
 
 
 class MaskEmpty(PermanentError):
     code = "mask_empty"
+    fault = Fault.CALLER
 
 
 class QualityUnavailable(PermanentError):
     """The asked quality needs an engine that this installation does not run."""
 
     code = "quality_unavailable"
+    fault = Fault.CALLER
 
 
 class HeadshotRejected(PermanentError):
     """The photo gives no headshot worth having; `quality` is {pass, metrics, reasons}, for JSON."""
 
     code = "headshot_rejected"
+    fault = Fault.CALLER
 
     def __init__(self, message: str, quality: Mapping[str, Any]) -> None:
         super().__init__(message)
@@ -176,10 +197,23 @@ class DeadlineExceeded(PermanentError):
     code = "deadline_exceeded"
 
 
+class Crashed(PermanentError):
+    """Every run of the job ended without a word."""
+
+    code = "crashed"
+
+
 class EngineRejected(PermanentError):
-    """The engine says the request itself cannot be done."""
+    """The engine says the request itself cannot be done, which this service should have seen before it asked."""
 
     code = "engine_rejected"
+
+
+class RequestRejected(EngineRejected):
+    """The engine cannot do what the caller wrote: a prompt that is too long, a strength that leaves no step to do."""
+
+    code = "request_rejected"
+    fault = Fault.CALLER
 
 
 # -- transient: worth another run ----------------------------------------------------------------------------------
@@ -232,6 +266,12 @@ class EngineFailed(TransientError):
     code = "engine_failed"
 
 
+class OutOfMemory(EngineFailed):
+    """The accelerator's memory did not suffice; beside less other work it may."""
+
+    code = "out_of_memory"
+
+
 class OutputInvalid(EngineFailed):
     """The model gave something that is no picture: values that are not numbers, or one flat colour."""
 
@@ -266,3 +306,24 @@ class LeaseLost(TransientError):
     """Another worker holds this job now; whatever this one did must not be recorded."""
 
     code = "lease_lost"
+
+
+# -- codes ---------------------------------------------------------------------------------------------------------
+
+
+def find_error(code: str | None) -> type[PawfectError] | None:
+    """The class with this code; None for a code that no class has."""
+    return next((kind for kind in walk_errors() if kind.code == code), None)
+
+
+def find_fault(code: str | None) -> Fault:
+    """Whose fault a failure with this code is; with one that no class has, such as a later version's, the service's."""
+    kind = find_error(code)
+    return Fault.SERVICE if kind is None else kind.fault
+
+
+def walk_errors(root: type[PawfectError] = PawfectError) -> Iterator[type[PawfectError]]:
+    """`root` and every class below it; a class comes before those made from it."""
+    yield root
+    for kind in root.__subclasses__():
+        yield from walk_errors(kind)

@@ -32,24 +32,31 @@ class Metric:
 JOBS = Metric(
     "pawfect_jobs_total",
     Kind.COUNTER,
-    "Jobs that ended, by outcome: completed, failed, cancelled.",
-    ("outcome", "quality"),
+    "Jobs that ended, by outcome: completed, failed, cancelled; by source: session, http, headshot; and by whose fault "
+    "the failure was: none, caller, service.",
+    ("outcome", "quality", "engine", "source", "fault"),
 )
+ATTEMPT_RESULTS = ("completed", "failed", "retried", "cancelled", "released", "postponed", "lost", "crashed")
 ATTEMPTS = Metric(
-    "pawfect_attempts_total",
-    Kind.COUNTER,
-    "Runs, by how they ended: completed, failed, retried, cancelled, released, lost.",
-    ("result",),
+    "pawfect_attempts_total", Kind.COUNTER, f"Runs, by how they ended: {', '.join(ATTEMPT_RESULTS)}.", ("result",)
 )
 STAGE_SECONDS = Metric(
-    "pawfect_stage_seconds", Kind.HISTOGRAM, "Seconds a completed job spent per stage.", ("stage", "quality")
+    "pawfect_stage_seconds",
+    Kind.HISTOGRAM,
+    "Seconds a completed job spent per stage.",
+    ("stage", "quality", "engine"),
 )
 END_TO_END_SECONDS = Metric(
     "pawfect_end_to_end_seconds",
     Kind.HISTOGRAM,
-    "Seconds from publishTime to the end of the job.",
-    ("outcome", "quality"),
+    "Seconds from publishTime to the end of the job. start: cold when its engine had no ready replica at some time "
+    "since it came, else warm; unknown where nobody watched.",
+    ("outcome", "quality", "engine", "source", "start"),
 )
+COST_USD = Metric(
+    "pawfect_cost_usd_total", Kind.COUNTER, "GPU cost of completed jobs, in US dollars.", ("quality", "engine")
+)
+GPU_HOUR_USD = Metric("pawfect_gpu_hour_usd", Kind.GAUGE, "Configured price of one GPU hour, in US dollars.")
 JOBS_QUEUED = Metric("pawfect_jobs_queued", Kind.GAUGE, "Jobs waiting in the store.", ("lane",))
 JOBS_RUNNING = Metric("pawfect_jobs_running", Kind.GAUGE, "Jobs claimed and running.", ("lane",))
 OLDEST_QUEUED_SECONDS = Metric(
@@ -81,11 +88,36 @@ ENGINE_LOAD_SECONDS = Metric(
     "pawfect_engine_load_seconds", Kind.GAUGE, "Seconds the last model load took.", ("engine",)
 )
 ENGINE_READY = Metric("pawfect_engine_ready", Kind.GAUGE, "1 while the engine's model is loaded, else 0.", ("engine",))
+LOAD_OUTCOMES = ("loaded", "failed")
+ENGINE_LOADS = Metric(
+    "pawfect_engine_loads_total",
+    Kind.COUNTER,
+    "Model loads of replicas that ended: loaded, which is a cold start, or failed for good.",
+    ("engine", "outcome"),
+)
 ENGINE_SECONDS = Metric(
     "pawfect_engine_seconds_total", Kind.COUNTER, "Seconds engines worked on requests.", ("engine",)
 )
 GPU_SECONDS = Metric(
     "pawfect_gpu_seconds_total", Kind.COUNTER, "Seconds of accelerator time used by jobs.", ("engine",)
+)
+GPU_HELD_SECONDS = Metric(
+    "pawfect_gpu_held_seconds_total",
+    Kind.COUNTER,
+    "Seconds times the share of a GPU that replicas held, at work or idle; 0 on a CPU.",
+    ("engine",),
+)
+GPU_MEMORY_BYTES = Metric(
+    "pawfect_gpu_memory_bytes",
+    Kind.GAUGE,
+    "Accelerator memory of an engine's process: allocated now, its peak since the start, and the limit; CUDA only.",
+    ("engine", "kind"),
+)
+OUT_OF_MEMORY = Metric(
+    "pawfect_out_of_memory_total",
+    Kind.COUNTER,
+    "Calls of a model that its accelerator had too little memory for, those tried again included.",
+    ("engine",),
 )
 HEADSHOT_STAGE_SECONDS = Metric(
     "pawfect_headshot_stage_seconds", Kind.HISTOGRAM, "Seconds of one stage of a headshot in its engine.", ("stage",)
@@ -128,6 +160,8 @@ ALL = (
     ATTEMPTS,
     STAGE_SECONDS,
     END_TO_END_SECONDS,
+    COST_USD,
+    GPU_HOUR_USD,
     JOBS_QUEUED,
     JOBS_RUNNING,
     OLDEST_QUEUED_SECONDS,
@@ -138,6 +172,7 @@ ALL = (
     REPLICAS_BY_HAND,
     ENGINE_LOAD_SECONDS,
     ENGINE_READY,
+    ENGINE_LOADS,
     ENGINE_SECONDS,
     HEADSHOT_STAGE_SECONDS,
     HEADSHOT_REASONS,
@@ -146,6 +181,9 @@ ALL = (
     ENGINE_REQUESTS,
     ENGINE_FAILURES,
     GPU_SECONDS,
+    GPU_HELD_SECONDS,
+    GPU_MEMORY_BYTES,
+    OUT_OF_MEMORY,
     DEAD_LETTERS,
     PUSHES,
     PROMPTS,
@@ -155,6 +193,10 @@ ALL = (
 class Sink(Protocol):
     def record(self, metric: Metric, value: float = 1.0, /, **labels: str) -> None:
         """Add to a counter, set a gauge, observe in a histogram. `labels` are exactly the metric's."""
+
+    def declare(self, metric: Metric, /, **labels: str) -> None:
+        """Have a counter's series exist, at 0 until the first event: a query that looks for an increase does not see
+        the first one of a series that begins with it."""
 
 
 class PlainSink:
@@ -185,6 +227,10 @@ class PlainSink:
                 series.set(value)
             case Kind.HISTOGRAM:
                 series.observe(value)
+
+    def declare(self, metric: Metric, /, **labels: str) -> None:
+        assert metric.kind is Kind.COUNTER
+        self.record(metric, 0.0, **labels)
 
     def value(self, name: str, **labels: str) -> float | None:
         """A sample as a scraper would see it; None when it has never been recorded."""

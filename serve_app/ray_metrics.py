@@ -35,9 +35,14 @@ class RaySink:
         series = self._get(metric)
         match metric.kind:
             case Kind.COUNTER:
-                if value > 0:  # Ray refuses to add nothing
+                if value > 0:  # Ray's counters refuse to add nothing
                     series.inc(value, tags=labels)
             case Kind.GAUGE:
                 series.set(value, tags=labels)
             case Kind.HISTOGRAM:
                 series.observe(value, tags=labels)
+
+    def declare(self, metric: Metric, /, **labels: str) -> None:
+        assert metric.kind is Kind.COUNTER
+        # Below `inc`, which refuses 0, Ray takes it, and exports the series.
+        self._get(metric)._record(0.0, tags=labels)

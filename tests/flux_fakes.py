@@ -26,6 +26,7 @@ from serve_app.engines.protocol import (
 )
 from serve_app.errors import OutputInvalid
 from serve_app.flux.admission import SampleSpec
+from serve_app.flux.memory import Memory
 from serve_app.flux.spec import SPECS, ModelSpec
 from serve_app.flux.stepping import Work
 from serve_app.flux.text import TextEmbedding
@@ -73,6 +74,7 @@ class FakeModel:
         self._uses_accelerator = uses_accelerator
         self.hook = hook or (lambda call: None)
         self.calls: list[Call] = []
+        self.bytes: Memory | None = None
 
     @property
     def spec(self) -> ModelSpec:
@@ -81,6 +83,9 @@ class FakeModel:
     @property
     def uses_accelerator(self) -> bool:
         return self._uses_accelerator
+
+    def memory(self) -> Memory | None:
+        return self.bytes
 
     def encode(self, sample: SampleSpec, text: TextEmbedding, negative: TextEmbedding | None) -> FakeState:
         state = FakeState(sample, text.length, None if negative is None else negative.length)

@@ -12,9 +12,11 @@ from typing import Any
 from pawfect.sessions import Backend
 from serve_app.clock import SystemClock
 from serve_app.engines.protocol import EngineClient
+from serve_app.engines.starts import Starts
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.codec_threads import CodecThreads
 from serve_app.jobs.headshot_orders import HeadshotSubmitter
+from serve_app.jobs.job_metrics import JobMetrics
 from serve_app.jobs.lanes import Lanes
 from serve_app.jobs.model import Job, Lane, Session
 from serve_app.jobs.reconciler import Reconciler
@@ -42,6 +44,7 @@ class Workbench:
     sink: PlainSink
     backend: Backend
     threads: CodecThreads
+    starts: Starts
 
     async def put_session(
         self, photo: bytes | None = None, mask: bytes | None = None, session: Session = SESSION
@@ -95,7 +98,8 @@ async def open_workbench(
     stores, clock, sink = open_stores(settings), SystemClock(), PlainSink()
     threads, tracer = CodecThreads(2, clock), (tracing or Tracing()).tracer
     editing = Editing(stores.jobs, stores.photos, stores.links, engines, settings, clock, threads, tracer)
-    closer = Closer(stores.jobs, stores.dead_letters, sink)
+    starts = Starts(clock)
+    closer = Closer(stores.jobs, stores.dead_letters, JobMetrics(sink, settings, starts))
     reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock)
     lanes = Lanes(stores.jobs, editing, closer, settings, clock, sink, tracer)
     service = JobService(stores.jobs, stores.photos, closer, settings, clock)
@@ -103,7 +107,7 @@ async def open_workbench(
     if start:
         lanes.start()
     try:
-        yield Workbench(settings, stores, service, lanes, reconciler, sink, backend, threads)
+        yield Workbench(settings, stores, service, lanes, reconciler, sink, backend, threads, starts)
     finally:
         await lanes.drain(0)
         threads.close()

@@ -19,6 +19,7 @@ from serve_app import metrics
 from serve_app.errors import InvalidMessage, InvalidRequest, PawfectError
 from serve_app.jobs.exhaustion import find_session
 from serve_app.jobs.model import Job
+from serve_app.metrics import Sink
 
 router = APIRouter(tags=["push"])
 
@@ -59,6 +60,13 @@ async def receive_push(request: Request, services: Provided) -> Response:
 async def receive_headshot_push(request: Request, services: Provided) -> Response:
     """Make the headshot named in a Pub/Sub push, `{job_id, orig_bucket, orig_key}`; answered as `POST /inpaint` is."""
     return await _receive(request, services, lambda delivery: headshot_push.submit(services, delivery))
+
+
+def declare_pushes(sink: Sink) -> None:
+    """Have the series exist that alerts ask about, before the first push."""
+    for status in (push.ACKNOWLEDGED, push.REDELIVER):
+        sink.declare(metrics.PUSHES, status=str(status))
+    sink.declare(metrics.DEAD_LETTERS, reason=InvalidMessage.code)
 
 
 async def _receive(request: Request, services: Services, submit: Callable[[push.Push], Awaitable[Job]]) -> Response:

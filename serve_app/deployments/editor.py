@@ -14,6 +14,7 @@ from serve_app import metrics
 from serve_app.clock import SystemClock
 from serve_app.deployments.handles import REPLICA_STATES, STATE_INTERVAL_S, EngineHandle, ask_state, look_up
 from serve_app.engines.loading import LoadState, Phase
+from serve_app.engines.starts import Starts
 from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
@@ -47,6 +48,7 @@ class EditorShell:
         from serve_app.jobs.exhaustion import Exhaustion
         from serve_app.jobs.expiry import Expiry
         from serve_app.jobs.headshot_orders import HeadshotSubmitter
+        from serve_app.jobs.job_metrics import JobMetrics
         from serve_app.jobs.lanes import Lanes
         from serve_app.jobs.model import Lane
         from serve_app.jobs.reconciler import Reconciler
@@ -60,6 +62,9 @@ class EditorShell:
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
         self._stores = stores = open_stores(settings)
         clock, self._sink = SystemClock(), RaySink()
+        self._starts = Starts(clock)
+        self._counting = JobMetrics(self._sink, settings, self._starts)
+        self._counting.declare()
         clients = {name: EngineHandle(handle) for name, handle in engines.items()}
         self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
         self._threads = CodecThreads(CODEC_THREADS, clock)
@@ -77,7 +82,7 @@ class EditorShell:
             clock,
             self._sink,
         )
-        closer = Closer(stores.jobs, stores.dead_letters, self._sink)
+        closer = Closer(stores.jobs, stores.dead_letters, self._counting)
         paused = self._is_paused
         reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock, paused)
         self._lanes = Lanes(
@@ -103,7 +108,9 @@ class EditorShell:
 
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Serve calls it at the start and when `user_config` changes; see `tuning`. Raises ConfigurationError."""
-        self._editing.retune(tune(self._settings, user_config))
+        tuned = tune(self._settings, user_config)
+        self._editing.retune(tuned)
+        self._counting.retune(tuned)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the scaling policy goes by; Serve collects it every second or so."""
@@ -143,8 +150,10 @@ class EditorShell:
                 for name, handle in self._engines.items():
                     overview = deployments.get(handle.deployment_name)
                     self._states[name] = await ask_state(handle, overview, self._states[name])
+                    self._starts.note(name, self._states[name])
             except Exception:
                 log.exception("the state of the engines could not be read")
+            self._sink.record(metrics.GPU_HOUR_USD, self._settings.engines.gpu_hour_usd)
             await asyncio.sleep(STATE_INTERVAL_S)
 
     def _show_replicas(self, deployments: Mapping[str, DeploymentStatusOverview]) -> None:

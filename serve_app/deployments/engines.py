@@ -8,12 +8,13 @@ import logging
 import os
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app import metrics
 from serve_app.deployments.prompt_encoder import PromptEncoderHandle
+from serve_app.deployments.replica_metrics import INTERVAL_S, ReplicaMetrics, find_gpu_share
 from serve_app.engines.loading import Loader, LoadState, Phase
 from serve_app.engines.protocol import Engine, Event, Failed, Request
 from serve_app.engines.trace import Trace
@@ -55,18 +56,21 @@ class EngineShell(Generic[AnyEngine]):
         sink: Sink,
         tracing: Tracing | None = None,
         *,
+        gpu_share: float = 0.0,
         start_after_s: float = 0,
     ) -> None:
+        """To be called in an event loop. `gpu_share` is the part of a GPU that the replica holds, 0 on a CPU."""
         self._name = name
         self._tracing = tracing or Tracing()
         self._settings_of_engines = settings
-        self._sink = sink
+        self._metrics = ReplicaMetrics(name, sink, gpu_share)
         self._running = 0
         self._loader = self._make_loader(load)
         if start_after_s:
             asyncio.get_running_loop().call_later(start_after_s, self._start, self._loader)
         else:
             self._loader.start()
+        self._counting = asyncio.create_task(self._count(), name=f"{name}-counting")
 
     def _make_loader(self, load: Callable[[], AnyEngine]) -> Loader[AnyEngine]:
         limits = self._settings_of_engines
@@ -84,14 +88,13 @@ class EngineShell(Generic[AnyEngine]):
         while before.is_started and (self._running or before.state().phase is Phase.LOADING):  # noqa: ASYNC110
             await asyncio.sleep(LOAD_POLL_S)
         await asyncio.to_thread(_close, before)
+        self._metrics.expect_load()
         self._loader.start()
         await asyncio.to_thread(self._loader.wait, float("inf"))
 
     async def load_state(self) -> LoadState:
         state = self._loader.state()
-        self._sink.record(metrics.ENGINE_READY, float(state.phase is Phase.READY), engine=self._name)
-        if state.phase is Phase.READY:
-            self._sink.record(metrics.ENGINE_LOAD_SECONDS, state.seconds, engine=self._name)
+        self._metrics.record_load(state)
         return state
 
     async def run(self, request: Request) -> AsyncGenerator[Event]:
@@ -114,7 +117,7 @@ class EngineShell(Generic[AnyEngine]):
 
     async def check_health(self) -> None:
         """Raises when the replica should be replaced: its model did not load, hangs, or fails again and again."""
-        state = self._loader.state()
+        state = await self.load_state()
         if state.phase is Phase.FAILED:
             raise RuntimeError(f"The {self._name} engine did not load: {state.reason}")
         if state.phase is not Phase.READY:
@@ -125,8 +128,19 @@ class EngineShell(Generic[AnyEngine]):
             raise RuntimeError(f"The last {failures} calls of the {self._name} engine's model failed.")
 
     async def stop(self) -> None:
+        await self.load_state()
+        self._metrics.give_up_load()
         await asyncio.to_thread(_close, self._loader)
+        self._counting.cancel()
+        await asyncio.gather(self._counting, return_exceptions=True)
+        self._metrics.count_held()
         await asyncio.to_thread(self._tracing.close)
+
+    async def _count(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self.load_state()
+            self._metrics.count_held()
 
 
 def _close(loader: Loader[Any]) -> None:
@@ -139,8 +153,9 @@ class DraftShell(EngineShell["DraftEngine"]):
     """The embedded CPU engine."""
 
     def __init__(self, settings: Settings) -> None:
-        tracing = _observe(settings, "draft")
-        super().__init__("draft", lambda: _load_draft(settings.engines, tracing), settings.engines, RaySink(), tracing)
+        tracing, sink, share = _observe(settings, "draft"), RaySink(), find_gpu_share()
+        load = partial(_load_draft, settings.engines, tracing)
+        super().__init__("draft", load, settings.engines, sink, tracing, gpu_share=share)
 
 
 class FluxShell(EngineShell["FluxEngine"]):
@@ -151,10 +166,17 @@ class FluxShell(EngineShell["FluxEngine"]):
         self._model = name
         self._encode = PromptEncoderHandle(encoder, asyncio.get_running_loop()).encode
         self._checkpoint = settings.flux.checkpoints.get(name)
-        engine, sink = get_spec(name).engine, RaySink()
-        tracing = _observe(settings, engine)
-        load = self._make_load(settings, sink, tracing)
-        super().__init__(engine, load, settings.engines, sink, tracing, start_after_s=START_AFTER_S)
+        self._sink = sink = RaySink()
+        tracing = _observe(settings, get_spec(name).engine)
+        super().__init__(
+            get_spec(name).engine,
+            self._make_load(settings, tracing),
+            settings.engines,
+            sink,
+            tracing,
+            gpu_share=find_gpu_share(),
+            start_after_s=START_AFTER_S,
+        )
 
     async def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Serve calls it at the start and when `user_config` changes; see `tuning.ModelTuning`. Raises
@@ -163,18 +185,19 @@ class FluxShell(EngineShell["FluxEngine"]):
         if (checkpoint := tuned.flux.checkpoints.get(self._model)) != self._checkpoint:
             log.info("another checkpoint is loaded", extra={"engine": self._name})
             self._checkpoint = checkpoint
-            await self.reload(self._make_load(tuned, self._sink, self._tracing))
+            await self.reload(self._make_load(tuned, self._tracing))
 
-    def _make_load(self, settings: Settings, sink: Sink, tracing: Tracing) -> Callable[[], FluxEngine]:
-        return lambda: _load_flux(settings, self._model, self._encode, sink, tracing)
+    def _make_load(self, settings: Settings, tracing: Tracing) -> Callable[[], FluxEngine]:
+        return partial(_load_flux, settings, self._model, self._encode, self._sink, tracing)
 
 
 class HeadshotsShell(EngineShell["HeadshotEngine"]):
     """The engine of headshots."""
 
     def __init__(self, settings: Settings) -> None:
-        sink, tracing = RaySink(), _observe(settings, "headshots")
-        super().__init__("headshots", lambda: _load_headshots(settings, sink, tracing), settings.engines, sink, tracing)
+        tracing, sink, share = _observe(settings, "headshots"), RaySink(), find_gpu_share()
+        load = partial(_load_headshots, settings, sink, tracing)
+        super().__init__("headshots", load, settings.engines, sink, tracing, gpu_share=share)
 
 
 def _observe(settings: Settings, role: str) -> Tracing:

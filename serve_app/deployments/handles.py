@@ -18,6 +18,8 @@ from serve_app.errors import EngineFailed, EngineUnavailable, PawfectError
 
 STATE_INTERVAL_S = 2.0
 """How often an Editor asks the engines for their load state."""
+QUESTIONS = 3
+"""Per further replica that a deployment has; four questions miss one of two replicas once in sixteen times."""
 
 
 class EngineHandle:
@@ -64,7 +66,7 @@ async def ask_state(
             return None  # scaled to zero; asking it would wake it
         return LoadState(Phase.LOADING, f"No replica of {name} runs.", 0.0)
     try:
-        state: LoadState = await asyncio.wait_for(_call_load_state(handle), STATE_INTERVAL_S * 2)
+        state = await asyncio.wait_for(_ask_replicas(handle, running), STATE_INTERVAL_S * 2)
     except TimeoutError:
         # A saturated engine has no place for the question either: if it was ready, it still is.
         if last is not None and last.phase is Phase.READY:
@@ -75,8 +77,15 @@ async def ask_state(
     return state
 
 
-async def _call_load_state(handle: DeploymentHandle[Any]) -> Any:
-    return await handle.load_state.remote()
+async def _ask_replicas(handle: DeploymentHandle[Any], running: int) -> LoadState:
+    """What a ready replica says, if one is met. Ray chooses who is asked, so several may be: while an engine grows, one
+    replica loads beside one that is ready."""
+    for _ in range(QUESTIONS * (running - 1)):
+        state: LoadState = await handle.load_state.remote()
+        if state.phase is Phase.READY:
+            return state
+    last: LoadState = await handle.load_state.remote()
+    return last
 
 
 def look_up() -> Mapping[str, DeploymentStatusOverview]:

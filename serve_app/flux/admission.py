@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from serve_app.engines.crops import MAX_PIXELS, check_crop
 from serve_app.engines.protocol import FillRequest, Image, ImageToImageRequest, Mask, Request, Task, TextToImageRequest
-from serve_app.errors import EngineRejected
+from serve_app.errors import EngineRejected, RequestRejected
 from serve_app.flux.denoise import TOKEN_PX, Grid, count_steps, grid_of
 from serve_app.flux.spec import ModelSpec, check_task
 
@@ -47,7 +47,8 @@ class SampleSpec:
 def make_samples(request: Request, spec: ModelSpec) -> tuple[SampleSpec, ...]:
     """One sample per image. The first has the request's seed, the others each the next.
 
-    Raises EngineRejected for what this model cannot do, and for anything out of its range.
+    Raises EngineRejected for what this model cannot do, and for anything out of its range; RequestRejected for numbers
+    that are fine alone and leave nothing to do together.
     """
     check_task(spec, request.task)
     _check_numbers(request)
@@ -67,7 +68,7 @@ def make_samples(request: Request, spec: ModelSpec) -> tuple[SampleSpec, ...]:
                 raise EngineRejected(f"strength is {strength}; above 0 up to 1 is accepted")
             sample = _make_sized(request, image.shape[1], image.shape[0], image, strength)
             if sample.steps_to_run < 1:
-                raise EngineRejected(f"strength {strength} leaves none of {request.steps} steps; raise either")
+                raise RequestRejected(f"strength {strength} leaves none of {request.steps} steps; raise either")
             return (sample,)
         case _:
             raise EngineRejected(f"a {type(request).__name__} is not known here")

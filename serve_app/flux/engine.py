@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from serve_app.clock import Clock, SystemClock
 from serve_app.engines.protocol import Cancelled, Done, Emit, EngineResult, Event, Failed, Request
 from serve_app.engines.trace import Trace, Untraced
-from serve_app.errors import EngineFailed, PawfectError, TransientError
+from serve_app.errors import EngineFailed, OutOfMemory, PawfectError, TransientError
 from serve_app.flux.admission import make_samples
 from serve_app.flux.calls import call
 from serve_app.flux.engine_metrics import EngineMetrics
@@ -31,6 +31,8 @@ DEFECT = 1_000_000
 CLOSE_JOIN_S = 30.0  # a step takes seconds; a model silent for longer hangs and is left behind
 LOOK_S = 0.25
 """How often deadlines are looked at while nothing can be done, because the prompts held are being encoded."""
+IDLE_S = 5.0
+"""How often an engine without work says so: Ray forgets a gauge that is not set again within 20 s."""
 
 
 class PromptSource(Protocol):
@@ -163,7 +165,7 @@ class FluxEngine:
                     continue
                 tick = self._stepper.next()
                 if tick is None:
-                    self._changed.wait(LOOK_S if self._held else None)
+                    self._changed.wait(LOOK_S if self._held else IDLE_S)
                     continue
                 members = [self._held[sample.request_id] for sample in tick.samples]
             with log_context(**name_members(members)):
@@ -205,6 +207,7 @@ class FluxEngine:
         for position, (held, eta_s) in enumerate(zip(everybody, times, strict=True)):
             held.tell(position, eta_s, self._clock.monotonic())
         self._metrics.record_requests(everybody)
+        self._metrics.record_memory(self._clock.monotonic(), self._model.memory)
 
     def _run(self, tick: Tick, members: Sequence[Held]) -> None:
         started, started_at = self._clock.monotonic(), self._spans.now()
@@ -217,6 +220,8 @@ class FluxEngine:
             failure = None
         except EngineFailed as error:
             problems, failure = [error], error
+            if isinstance(error, OutOfMemory):
+                self._metrics.record_out_of_memory()
         seconds = self._clock.monotonic() - started
         # An accelerator that has gone bad may also give nothing but values that are not numbers.
         has_failed = failure is not None or (tick.work is Work.STEP and None not in problems)

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from serve_app.engines.protocol import Image
-from serve_app.errors import EngineFailed, OutputInvalid
+from serve_app.errors import EngineFailed, OutOfMemory, OutputInvalid
 from serve_app.flux import denoise
 from serve_app.flux.admission import SampleSpec
 from serve_app.flux.loading import Parts
+from serve_app.flux.memory import Memory, is_out_of_memory, read_memory
 from serve_app.flux.spec import ModelSpec
 from serve_app.flux.text import TextEmbedding
 
@@ -31,6 +32,9 @@ class Model(Protocol, Generic[State]):
 
     @property
     def uses_accelerator(self) -> bool: ...
+
+    def memory(self) -> Memory | None:
+        """None on a CPU. Does not wait for the device, and never raises."""
 
     def encode(self, sample: SampleSpec, text: TextEmbedding, negative: TextEmbedding | None) -> State:
         """The sample before its first step."""
@@ -77,6 +81,9 @@ class FluxModel:
     @property
     def uses_accelerator(self) -> bool:
         return self._device.type != "cpu"
+
+    def memory(self) -> Memory | None:
+        return read_memory(self._device)
 
     def encode(self, sample: SampleSpec, text: TextEmbedding, negative: TextEmbedding | None) -> Latents:
         with self._working("encode"):
@@ -195,10 +202,10 @@ class FluxModel:
                 yield
                 if self._device.type == "cuda":
                     torch.cuda.synchronize(self._device)
-        except torch.OutOfMemoryError as error:
-            torch.cuda.empty_cache()
-            raise EngineFailed(f"the accelerator's memory did not suffice to {what}: {error}") from error
         except (RuntimeError, ValueError) as error:
+            if is_out_of_memory(error):
+                torch.cuda.empty_cache()
+                raise OutOfMemory(f"the accelerator's memory did not suffice to {what}: {error}") from error
             raise EngineFailed(f"the model failed to {what}: {error}") from error
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from serve_app.errors import EngineFailed, EngineRejected
+from serve_app.errors import EngineFailed, RequestRejected
 
 if TYPE_CHECKING:  # importing it takes seconds, and whoever has an encoder has imported it
     from transformers import CLIPTextModel, PreTrainedTokenizerBase, T5EncoderModel
@@ -65,15 +65,15 @@ class TextEncoder:
     def length_of(self, prompt: str) -> int:
         """The smallest length that holds the prompt whole, with its end token. No model is run.
 
-        Raises EngineRejected for a prompt longer than the largest, which diffusers would cut silently, and for one that
-        is no Unicode text; EngineFailed when the tokenizer fails.
+        Raises RequestRejected for a prompt longer than the largest, which diffusers would cut silently, and for one
+        that is no Unicode text; EngineFailed when the tokenizer fails.
         """
         with self._lock:
             return self._find_length(prompt)
 
     def encode(self, prompt: str) -> TextEmbedding:
-        """Raises EngineRejected as `length_of` does, EngineFailed when a tokenizer or an encoder fails or gives numbers
-        that are not finite."""
+        """Raises RequestRejected as `length_of` does, EngineFailed when a tokenizer or an encoder fails or gives
+        numbers that are not finite."""
         with self._lock:
             length = self._find_length(prompt)
             try:
@@ -90,7 +90,7 @@ class TextEncoder:
         try:
             prompt.encode()
         except UnicodeEncodeError as error:
-            raise EngineRejected(f"the prompt is no Unicode text: {error}; send it without lone surrogates") from None
+            raise RequestRejected(f"the prompt is no Unicode text: {error}; send it without lone surrogates") from None
         try:
             count = len(self._tokenizer_2(prompt, verbose=False).input_ids)
         except Exception as error:
@@ -98,7 +98,7 @@ class TextEncoder:
         for length in self._lengths:
             if count <= length:
                 return length
-        raise EngineRejected(f"the prompt has {count} tokens; at most {self._lengths[-1]} are accepted")
+        raise RequestRejected(f"the prompt has {count} tokens; at most {self._lengths[-1]} are accepted")
 
     @torch.inference_mode()
     def _run_clip(self, prompt: str) -> Tensor:

@@ -15,8 +15,9 @@ from serve_app.settings_sections import Quality
 AUTO = "auto"
 DRAFT = "draft"
 HEADSHOTS = "headshots"
+"""The engine of headshots."""
 ENGINES = (DRAFT, HEADSHOTS, *(spec.engine for spec in SPECS.values()))
-"""Those a job may name."""
+"""Every engine there may be, whether it runs here or not."""
 MODEL_DEPLOYMENTS = {name: spec.deployment for name, spec in SPECS.items()}
 """FLUX models and what runs them in Serve."""
 TASKS: Mapping[Operation, Task] = {

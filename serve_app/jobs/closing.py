@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import logging
 
-from serve_app import metrics
 from serve_app.jobs import transitions
 from serve_app.jobs.dead_letters import DeadLetters, describe_failure
+from serve_app.jobs.job_metrics import JobMetrics
 from serve_app.jobs.model import Job, Status
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
-from serve_app.metrics import Sink
 
 log = logging.getLogger(__name__)
 
 
 class Closer:
-    def __init__(self, store: JobStore, dead_letters: DeadLetters, sink: Sink) -> None:
+    def __init__(self, store: JobStore, dead_letters: DeadLetters, metrics: JobMetrics) -> None:
         self._store = store
         self._dead_letters = dead_letters
-        self._sink = sink
+        self._metrics = metrics
 
-    async def close(self, job: Job) -> None:
+    async def close(self, job: Job, *, ran_here: bool = False) -> None:
         """Write a failed job's dead letter, then note that, then count. A crash on the way leaves the job to the next
-        sweep, which writes the same letter again; of several callers one counts. Raises StoreUnavailable."""
+        sweep, which writes the same letter again; of several callers one counts. `ran_here` says that this process ran
+        the job until just now. Raises StoreUnavailable."""
         if job.status is Status.FAILED:
             await self._dead_letters.put(describe_failure(job))
         wrote = False
@@ -36,24 +36,18 @@ class Closer:
 
         await self._store.change(job.id, job.session, decide)
         if wrote:
-            self._count(job)
+            self._metrics.count(job, ran_here=ran_here)
+            _log_end(job)
 
-    def _count(self, job: Job) -> None:
-        quality, outcome = job.parameters.quality, str(job.status)
-        elapsed = max(0.0, (job.finished_at or 0.0) - job.published_at)
-        self._sink.record(metrics.JOBS, outcome=outcome, quality=quality)
-        self._sink.record(metrics.END_TO_END_SECONDS, elapsed, outcome=outcome, quality=quality)
-        for stage, seconds in job.stage_seconds.items():
-            self._sink.record(metrics.STAGE_SECONDS, seconds, stage=stage, quality=quality)
-        if job.status is Status.FAILED:
-            self._sink.record(metrics.DEAD_LETTERS, reason=job.error_code or "unknown")
-        log.info(
-            "job ended",
-            extra={
-                "job": job.id,
-                "outcome": outcome,
-                "reason": job.error_code,
-                "attempts": job.attempts,
-                "seconds": elapsed,
-            },
-        )
+
+def _log_end(job: Job) -> None:
+    log.info(
+        "job ended",
+        extra={
+            "job": job.id,
+            "outcome": str(job.status),
+            "reason": job.error_code,
+            "attempts": job.attempts,
+            "seconds": max(0.0, (job.finished_at or 0.0) - job.published_at),
+        },
+    )

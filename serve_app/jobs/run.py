@@ -36,12 +36,14 @@ from serve_app.errors import (
     HeadshotRejected,
     ObjectMissing,
     ObjectReplaced,
+    OutOfMemory,
     OutputInvalid,
     PawfectError,
     PhotoTooLarge,
     PhotoUnreadable,
     QualityUnavailable,
     QualityUnknown,
+    RequestRejected,
     SessionMissing,
     StageTimeout,
     StoreUnavailable,
@@ -70,7 +72,16 @@ FULL_PAUSE_S, MAX_FULL_PAUSE_S = 0.5, 4.0
 
 ENGINE_ERRORS: dict[str, type[PawfectError]] = {
     kind.code: kind
-    for kind in (EngineUnavailable, EngineFull, OutputInvalid, DeadlineExceeded, PhotoUnreadable, PhotoTooLarge)
+    for kind in (
+        EngineUnavailable,
+        EngineFull,
+        OutOfMemory,
+        OutputInvalid,
+        DeadlineExceeded,
+        PhotoUnreadable,
+        PhotoTooLarge,
+        RequestRejected,
+    )
 }
 """What an engine's failures are here, besides plainly failed and plainly rejected."""
 

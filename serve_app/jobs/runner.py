@@ -251,7 +251,7 @@ class Runner:
         if job is None or not job.status.is_final:
             return
         try:
-            await self._closer.close(job)
+            await self._closer.close(job, ran_here=True)
         except StoreUnavailable as error:
             log.warning("end not closed yet: %s", error, extra={"job": job.id})
 

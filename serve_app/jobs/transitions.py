@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from serve_app.errors import (
     Conflict,
+    Crashed,
     EngineFull,
     EngineUnavailable,
     HeadshotRejected,
@@ -130,7 +131,7 @@ def claim(job: Job, token: str, now: float, settings: JobSettings, *, crashed: b
         return expire(job, now)
     job = job.evolve(error=None, error_code=None)
     if job.crashes >= settings.max_crashes:
-        return fail(job, now, "crashed", f"The worker died {job.crashes} times while editing this photo.")
+        return fail(job, now, Crashed.code, f"The worker died {job.crashes} times while editing this photo.")
     lease = Lease(token, now + settings.lease_s)
     return _move(job, Status.PROCESSING, lease=lease, attempts=job.attempts + 1, claimed_at=now, progress=None)
 

@@ -14,6 +14,8 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image, ImageFilter
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from pawfect.client import Client
 from pawfect.demo import SAMPLE
@@ -134,34 +136,74 @@ async def test_what_is_no_envelope_is_refused(service: Running) -> None:
     assert (response.status_code, response.headers["content-type"]) == (400, "application/problem+json")
 
 
+EDIT = {"quality": "draft", "engine": "draft"}
+DONE = {**EDIT, "outcome": "completed", "source": "session"}
+COUNTED: tuple[tuple[str, dict[str, str]], ...] = (
+    ("pawfect_jobs_total", {**DONE, "fault": "none"}),
+    *(
+        ("pawfect_stage_seconds_count", {**EDIT, "stage": stage})
+        for stage in ("queue", "download", "decode", "plan", "engine", "composite", "encode", "upload")
+    ),
+    ("pawfect_end_to_end_seconds_bucket", {**DONE, "start": "warm", "le": "60.0"}),
+    ("pawfect_stage_seconds_bucket", {"le": "0.01"}),
+    ("pawfect_stage_seconds_bucket", {"le": "600.0"}),
+    ("pawfect_engine_load_seconds", {"engine": "draft"}),
+    ("pawfect_engine_loads_total", {"engine": "draft", "outcome": "loaded"}),
+    ("pawfect_attempts_total", {"result": "completed"}),
+    ("pawfect_pushes_total", {"status": "204"}),
+    ("pawfect_dead_letters_total", {"reason": "invalid_message"}),
+    ("pawfect_engine_seconds_total", {"engine": "draft"}),
+    ("pawfect_gpu_hour_usd", {}),
+)
+"""What one edit and one message of no use leave behind."""
+SHOWN: tuple[tuple[str, dict[str, str]], ...] = (
+    ("pawfect_jobs_queued", {}),
+    ("pawfect_jobs_running", {}),
+    ("pawfect_oldest_queued_seconds", {}),
+    ("pawfect_engine_ready", {"engine": "headshots"}),
+)
+"""What may be 0 at the moment."""
+DECLARED: tuple[tuple[str, dict[str, str]], ...] = (
+    ("pawfect_jobs_total", {**EDIT, "outcome": "failed", "source": "http", "fault": "service"}),
+    ("pawfect_attempts_total", {"result": "crashed"}),
+    ("pawfect_dead_letters_total", {"reason": "crashed"}),
+    ("pawfect_pushes_total", {"status": "503"}),
+    ("pawfect_engine_loads_total", {"engine": "draft", "outcome": "failed"}),
+    ("pawfect_engine_loads_total", {"engine": "headshots", "outcome": "failed"}),
+    ("pawfect_out_of_memory_total", {"engine": "draft"}),
+    ("pawfect_gpu_held_seconds_total", {"engine": "draft"}),
+)
+"""What is there at zero although it has not happened, on a CPU."""
+
+
+async def read_samples(service: Running) -> list[Sample]:
+    async with httpx.AsyncClient(trust_env=False) as http:
+        text = (await http.get(f"http://127.0.0.1:{service.process.metrics_port}/metrics")).text
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+
+
+def find(samples: list[Sample], name: str, labels: dict[str, str]) -> list[float]:
+    """The values of all series with these labels, whatever others they have."""
+    return [
+        sample.value
+        for sample in samples
+        if sample.name == f"ray_{name}" and labels.items() <= {**sample.labels}.items()
+    ]
+
+
 async def test_metrics_are_exported(service: Running, client: Client, backend: Backend, session: Session) -> None:
     await backend.create(session, make_photo(), make_mask())
     assert await client.push(name_message(), ids(session)) == 204
     assert await client.push(name_message(), {"userId": "nobody"}) == 204
-    wanted = {
-        'pawfect_jobs_total{',
-        "pawfect_stage_seconds_bucket{",
-        "pawfect_end_to_end_seconds_count{",
-        "pawfect_jobs_queued{",
-        "pawfect_jobs_running{",
-        "pawfect_oldest_queued_seconds{",
-        "pawfect_engine_load_seconds{",
-        "pawfect_attempts_total{",
-        "pawfect_pushes_total{",
-        "pawfect_dead_letters_total{",
-        "pawfect_engine_seconds_total{",
-    }  # fmt: skip
-    missing = wanted
-    url = f"http://127.0.0.1:{service.process.metrics_port}/metrics"
-    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
+    missing = [*COUNTED, *SHOWN]
+    async with asyncio.timeout(60):
         while missing:
             await asyncio.sleep(1)
-            text = (await http.get(url)).text
-            missing = {name for name in wanted if name not in text}
-    for stage in ("queue", "download", "decode", "plan", "engine", "composite", "encode", "upload"):
-        assert f'stage="{stage}"' in text
-    assert 'le="0.01"' in text
-    assert 'le="600.0"' in text
+            samples = await read_samples(service)
+            missing = [each for each in COUNTED if not any(value > 0 for value in find(samples, *each))]
+            missing += [each for each in SHOWN if not find(samples, *each)]
+    for each in DECLARED:
+        assert set(find(samples, *each)) == {0.0}, each
 
 
 async def test_the_service_answers_this_machine_only(service: Running) -> None:

@@ -37,9 +37,11 @@ REQUEST = FillRequest(
 Shell = EngineShell[DraftEngine]
 
 
-def hold_shell(load: Callable[[], DraftEngine], hang_timeout_s: float = 60) -> Shell:
+def hold_shell(
+    load: Callable[[], DraftEngine], hang_timeout_s: float = 60, sink: PlainSink | None = None, gpu_share: float = 0.0
+) -> Shell:
     settings = EngineSettings(hang_timeout_s=hang_timeout_s, load_backoff_s=0.01)
-    return EngineShell("draft", load, settings, PlainSink())
+    return EngineShell("draft", load, settings, sink or PlainSink(), gpu_share=gpu_share)
 
 
 def invent(image: Image, mask: Mask) -> Image:
@@ -79,6 +81,65 @@ async def test_a_failed_load_is_unhealthy_and_requests_are_sent_back() -> None:
     with pytest.raises(RuntimeError, match="no such file"):
         await shell.check_health()
     await shell.stop()
+
+
+def loads(sink: PlainSink, outcome: str) -> float | None:
+    return sink.value("pawfect_engine_loads_total", engine="draft", outcome=outcome)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_replica_counts_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks it for anything."""
+    monkeypatch.setattr("serve_app.deployments.engines.INTERVAL_S", 0.01)
+    sink = PlainSink()
+    shell = hold_shell(lambda: DraftEngine(invent), sink=sink, gpu_share=0.5)
+    await until(lambda: loads(sink, "loaded"))
+    assert sink.value("pawfect_engine_ready", engine="draft") == 1
+
+    def held() -> float:
+        return sink.value("pawfect_gpu_held_seconds_total", engine="draft") or 0.0
+
+    before = held()
+    await until(lambda: held() > before)
+    await shell.stop()
+    assert (loads(sink, "loaded"), loads(sink, "failed")) == (1, 0)
+    at_the_end = held()
+    await asyncio.sleep(0.05)
+    assert held() == at_the_end, "a stopped replica holds nothing"
+
+
+async def test_a_failed_load_is_counted_before_its_replica_is_replaced() -> None:
+    def load() -> DraftEngine:
+        raise ConfigurationError("no such file")
+
+    sink = PlainSink()
+    shell = hold_shell(load, sink=sink)
+    await _collect(shell)
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            await shell.check_health()
+    await shell.stop()
+    assert (loads(sink, "loaded"), loads(sink, "failed")) == (0, 1)
+
+
+async def test_a_load_that_was_cut_off_by_a_stop_has_not_failed() -> None:
+    go_on = threading.Event()
+
+    def load() -> DraftEngine:
+        go_on.wait(10)
+        return DraftEngine(invent)
+
+    sink = PlainSink()
+    shell = hold_shell(load, sink=sink)
+    await shell.stop()
+    assert (await shell.load_state()).phase is Phase.FAILED
+    assert (loads(sink, "loaded"), loads(sink, "failed")) == (0, 0)
+    go_on.set()
 
 
 async def test_a_hanging_engine_is_unhealthy() -> None:
@@ -239,11 +300,15 @@ async def test_leaving_a_handles_stream_cancels_the_call() -> None:
 class FakeEngineHandle:
     deployment_name = "Draft"
 
-    def __init__(self, answer: LoadState | Exception | None) -> None:
+    def __init__(self, answer: LoadState | Exception | None, *first: LoadState) -> None:
+        """`first` are answered before it, one after the other."""
         self.load_state = self
         self.answer = answer
+        self.first = list(first)
 
     async def remote(self) -> LoadState:
+        if self.first:
+            return self.first.pop(0)
         if self.answer is None:
             await asyncio.sleep(60)
         if isinstance(self.answer, Exception):
@@ -288,6 +353,24 @@ async def test_an_engine_is_ready_only_while_a_replica_runs(
     state = await ask_state(FakeEngineHandle(answer), overview, last)  # type: ignore[arg-type]
     assert (state.phase if state else None) is phase
     assert words in ((state.reason if state else "") or "")
+
+
+LOADING = LoadState(Phase.LOADING, None, 1.0)
+
+
+@pytest.mark.parametrize(("running", "phase"), [(1, Phase.LOADING), (2, Phase.READY)])
+async def test_of_several_replicas_a_ready_one_is_looked_for(running: int, phase: Phase) -> None:
+    overview = DeploymentStatusOverview(
+        DeploymentStatus("HEALTHY"),
+        next(iter(DeploymentStatusTrigger)),
+        {"RUNNING": running},  # type: ignore[dict-item]
+        "",
+    )
+    handle = FakeEngineHandle(READY, LOADING, LOADING)
+    state = await ask_state(handle, overview, None)  # type: ignore[arg-type]
+    assert state is not None
+    assert state.phase is phase
+    assert len(handle.first) == 2 - min(2, 3 * running - 2), "one replica is asked once"
 
 
 def test_a_load_state_crosses_processes() -> None:

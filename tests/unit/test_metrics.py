@@ -30,6 +30,21 @@ def test_the_plain_sink_takes_every_metric(metric: metrics.Metric) -> None:
     assert sink.value(metric.name + suffix, **labels) == expected
 
 
+def test_a_declared_counter_is_there_at_zero_and_keeps_its_value() -> None:
+    sink = PlainSink()
+    labels = dict.fromkeys(metrics.JOBS.labels, "x")
+    assert sink.value("pawfect_jobs_total", **labels) is None
+    sink.declare(metrics.JOBS, **labels)
+    assert sink.value("pawfect_jobs_total", **labels) == 0
+    sink.record(metrics.JOBS, **labels)
+    sink.declare(metrics.JOBS, **labels)
+    assert sink.value("pawfect_jobs_total", **labels) == 1
+
+
+def test_the_promise_to_the_app_is_a_bucket() -> None:
+    assert 60 in metrics.END_TO_END_SECONDS.buckets
+
+
 def test_labels_that_are_not_the_metrics_own_are_refused() -> None:
     with pytest.raises(ValueError, match="label"):
         PlainSink().record(metrics.JOBS, 1.0, outcome="completed")

@@ -39,10 +39,13 @@ async def test_an_edit_writes_both_results_and_the_session(tmp_path: Path) -> No
         assert (edited.format, edited.size, preview.format) == ("JPEG", (160, 120), "JPEG")
         assert np.asarray(edited)[40, 70].max() < 10, "the engine painted the masked part black"
         assert np.asarray(edited)[100, 20].max() > 10, "what the mask leaves out is kept"
-        assert bench.sink.value("pawfect_jobs_total", outcome="completed", quality="draft") == 1
+        row = {"quality": "draft", "engine": "draft"}
+        ended = {**row, "outcome": "completed", "source": "session"}
+        assert bench.sink.value("pawfect_jobs_total", **ended, fault="none") == 1
         assert bench.sink.value("pawfect_gpu_seconds_total", engine="draft") == 2.0
-        assert bench.sink.value("pawfect_stage_seconds_count", stage="decode", quality="draft") == 1
-        assert bench.sink.value("pawfect_end_to_end_seconds_count", outcome="completed", quality="draft") == 1
+        assert bench.sink.value("pawfect_stage_seconds_count", stage="decode", **row) == 1
+        assert bench.sink.value("pawfect_end_to_end_seconds_count", **ended, start="unknown") == 1
+        assert bench.sink.value("pawfect_cost_usd_total", **row) == job.cost
 
 
 BAD_PHOTOS = {
@@ -145,6 +148,19 @@ async def test_an_engine_that_rejects_fails_at_once(tmp_path: Path) -> None:
         await bench.put_session()
         job = await bench.finish(await bench.submit())
         assert (job.status, job.attempts, job.error) == (Status.FAILED, 1, "The prompt is refused.")
+
+
+@pytest.mark.parametrize(
+    ("code", "retryable", "attempts"),
+    [("out_of_memory", True, 5), ("output_invalid", True, 5), ("request_rejected", False, 1)],
+)
+async def test_an_engines_reason_stays_the_jobs(tmp_path: Path, code: str, retryable: bool, attempts: int) -> None:
+    """By it one tells whose fault it was."""
+    engine = FakeEngine(*([Failed(code, "Why.", retryable=retryable)] for _ in range(attempts)))
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        await bench.put_session()
+        job = await bench.finish(await bench.submit())
+        assert (job.status, job.attempts, job.error_code) == (Status.FAILED, attempts, code)
 
 
 async def test_an_image_of_the_wrong_size_is_the_engines_fault(tmp_path: Path) -> None:

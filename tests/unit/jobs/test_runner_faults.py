@@ -22,6 +22,8 @@ from tests.engines import FakeEngine
 from tests.photos import make_mask, make_photo
 from tests.workbench import SESSION, open_workbench
 
+FAILED = {"outcome": "failed", "quality": "draft", "engine": "draft", "source": "session", "fault": "service"}
+
 
 async def test_photos_that_hang_in_their_decoder_do_not_cost_others_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -166,7 +168,7 @@ async def test_several_sweepers_close_and_count_an_end_once(tmp_path: Path) -> N
             await bench.submit(session=session, deadline_s=0.01)
         await asyncio.sleep(0.02)
         await asyncio.gather(*(bench.reconciler.sweep() for _ in range(4)))
-        assert bench.sink.value("pawfect_jobs_total", outcome="failed", quality="draft") == 5
+        assert bench.sink.value("pawfect_jobs_total", **FAILED) == 5
         assert bench.sink.value("pawfect_dead_letters_total", reason="deadline_exceeded") == 5
         assert len(await bench.stores.dead_letters.latest(100)) == 5
 

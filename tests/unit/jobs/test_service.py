@@ -15,6 +15,8 @@ from tests.engines import FakeEngine
 from tests.photos import make_mask
 from tests.workbench import SESSION, open_workbench
 
+CANCELLED = {"outcome": "cancelled", "quality": "draft", "engine": "draft", "source": "session", "fault": "none"}
+
 
 async def test_concurrent_duplicates_are_one_edit(tmp_path: Path) -> None:
     engine = FakeEngine()
@@ -194,14 +196,14 @@ async def test_an_older_message_that_comes_late_does_not_take_the_session_over(t
         document = await bench.backend.read(SESSION)
         assert document is not None
         assert document["jobId"] == newer.id
-        assert bench.sink.value("pawfect_jobs_total", outcome="cancelled", quality="draft") == 1
+        assert bench.sink.value("pawfect_jobs_total", **CANCELLED) == 1
 
 
 async def test_a_cancelled_queued_job_is_counted(tmp_path: Path) -> None:
     async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
         await bench.put_session()
         await bench.service.cancel((await bench.submit("m1")).id)
-        assert bench.sink.value("pawfect_jobs_total", outcome="cancelled", quality="draft") == 1
+        assert bench.sink.value("pawfect_jobs_total", **CANCELLED) == 1
 
 
 async def test_a_failure_is_dead_lettered_before_it_starts_over(tmp_path: Path) -> None:
