@@ -67,6 +67,7 @@ check: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m bench.pages --check
+	$(BIN)/python -m monitoring --check
 
 format: install-dev
 	$(BIN)/ruff format .
@@ -120,9 +121,10 @@ chaos-local: weights install-dev
 chaos-gcp: weights install-dev
 	@$(BIN)/python -m bench.chaos_gcp $(if $(MESSAGES),--messages $(MESSAGES))
 
-# Writes .env.example and the README's configuration table from the settings.
+# Writes .env.example and the README's configuration table from the settings, and the dashboards.
 docs: install-dev
 	$(BIN)/python -m bench.pages
+	$(BIN)/python -m monitoring
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-out chaos-out
