@@ -114,8 +114,11 @@ class DemandMeter:
     def describe(self, controls: Controls = EMPTY) -> dict[str, float]:
         """The statistics, as the module's docstring lists them."""
         found: dict[str, float] = {}
+        # What waits for the end of a pause needs no replicas meanwhile.
+        is_paused = controls.find_pause(self._clock.now()) is not None
         for engine, deployment in self._deployments.items():
-            found[name_key(JOBS, deployment)], found[name_key(BACKLOG, deployment)] = self._count(engine)
+            jobs, seconds = self._count(engine, only_running=is_paused)
+            found[name_key(JOBS, deployment)], found[name_key(BACKLOG, deployment)] = jobs, seconds
             found[name_key(BUSY, deployment)] = self._measured[engine].find_busy(self._clock.monotonic())
         for lane, slots in self._slots.items():
             found[name_key(SLOTS, str(lane))] = float(slots)
@@ -124,9 +127,9 @@ class DemandMeter:
             found[name_key(FLOOR, deployment)] = float(hand.floor or 0)
         return found
 
-    def _count(self, engine: str) -> tuple[float, float]:
+    def _count(self, engine: str, *, only_running: bool = False) -> tuple[float, float]:
         """Jobs and seconds of backlog."""
         names = (engine, "") if engine == self._default else (engine,)
-        queued = sum(self._backlog.queued_by_engine.get(name, 0) for name in names)
+        queued = 0 if only_running else sum(self._backlog.queued_by_engine.get(name, 0) for name in names)
         running = sum(self._backlog.running_by_engine.get(name, 0) for name in names)
         return float(queued + running), (queued + running * RUNNING_SHARE) * self._measured[engine].seconds

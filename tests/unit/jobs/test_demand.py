@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from serve_app.errors import StoreUnavailable
-from serve_app.jobs.controls import EMPTY, Controls, Hand
+from serve_app.jobs.controls import EMPTY, Controls, Hand, Pause
 from serve_app.jobs.demand import WINDOW_S, DemandMeter
 from serve_app.jobs.model import Lane
 from serve_app.jobs.store import Backlog, LaneBacklog
@@ -96,6 +96,15 @@ def test_statistics_are_numbers_and_have_what_was_set_by_hand() -> None:
     assert found["slots:images"] == 6.0
     # Serve drops the statistics of a replica that returns anything else.
     assert all(type(value) is float for value in {**found, **meter.describe(EMPTY)}.values())
+
+
+async def test_what_waits_for_the_end_of_a_pause_is_no_demand() -> None:
+    meter, sink = make_meter(FakeStore(BACKLOG), HandClock())
+    await meter.observe()
+    paused = meter.describe(Controls(Pause(0.0, "why", "ops")))
+    assert (paused["jobs:FluxFill"], paused["backlog_s:FluxFill"]) == (2.0, 10.0)
+    assert paused["jobs:Draft"] == 0.0
+    assert sink.value("pawfect_backlog_seconds", deployment="FluxFill") == 60.0, "whoever looks still sees it"
 
 
 async def test_a_completed_run_is_measured(tmp_path: Path) -> None:
