@@ -52,6 +52,8 @@ REPLACED = re.compile(r"ServeReplica:pawfect:(Draft|Ingress)\b")
 RESTARTS = 2
 SERIES = re.compile(r"^(ray_\w+)\{([^}]*)\}", re.M)
 GAUGE = re.compile(r"^# TYPE (ray_pawfect_\w+) gauge$", re.M)
+START = re.compile(r',?start="[a-z]+"')
+"""A job whose engine was killed under it is a cold one: that value of three may be new after a restart."""
 IDENTITY = re.compile(r'\b(replica|WorkerId)="[^"]*",?')
 """What tells one replica's series from another's."""
 GONE_S = 4.0
@@ -194,7 +196,8 @@ async def read_series(service: JobsService) -> Series:
         while time.monotonic() < until:
             text = (await http.get(f"http://127.0.0.1:{service.process.metrics_port}/metrics")).text
             names |= set(GAUGE.findall(text))
-            seen |= {found for found in SERIES.findall(text) if found[0].startswith("ray_pawfect_")}
+            found = [each for each in SERIES.findall(text) if each[0].startswith("ray_pawfect_")]
+            seen |= {(name, START.sub("", labels)) for name, labels in found}
             await asyncio.sleep(0.5)
     for name, labels in seen:
         shapes[f"{name}{{{IDENTITY.sub('', labels)}}}"] += 1
