@@ -14,6 +14,7 @@ from serve_app.jobs.catalog import MODEL_DEPLOYMENTS
 from serve_app.settings import Settings
 
 CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
+SCALED = ("Editor", "PromptEncoder", *MODEL_DEPLOYMENTS.values())
 GPU_DEMANDS = ("num_gpus", "accelerator_type")
 
 
@@ -32,6 +33,7 @@ def read_plan(path: Path, settings: Settings, host: str) -> Any:
             BacklogPolicy(**policy.get("policy_kwargs", {}))
     except (OSError, yaml.YAMLError, ValidationError, TypeError, ValueError) as error:
         raise ConfigurationError(f"{path} is not a usable Serve config: {error}") from error
+    _check_scaling(path, application)
     content["http_options"] = {**content.get("http_options", {}), "host": host, "port": settings.port}
     # The whole tree, so that the process which builds the application need not see this one's environment. Secrets
     # stay in the environment: Serve keeps the file where everybody on the cluster can read it.
@@ -39,6 +41,19 @@ def read_plan(path: Path, settings: Settings, host: str) -> Any:
     if settings.flux.device == "cpu":
         _ask_for_no_gpu(application)
     return ServeDeploySchema.model_validate(content)
+
+
+def _check_scaling(path: Path, application: dict[str, Any]) -> None:
+    """Raises ConfigurationError for numbers that Serve would take and that would silently scale nothing: the policy
+    hears of the work from the Editors alone, and only of deployments that Serve scales; a fixed number of a deployment
+    that starts at zero gives way to that."""
+    if not application.get("autoscaling_policy"):
+        return
+    for each in application["deployments"]:
+        if each["name"] in SCALED and "autoscaling_config" not in each:
+            raise ConfigurationError(
+                f"{path}: {each['name']} needs an autoscaling_config; a fixed number is min_replicas = max_replicas."
+            )
 
 
 def count_cpus(plan: Any, settings: Settings) -> int:

@@ -29,6 +29,7 @@ class BacklogPolicy:
 
     def __init__(self, deployments: Mapping[str, Mapping[str, Any]], lanes: Mapping[str, list[str]]) -> None:
         self._rules = {name: Rules.model_validate(rules or {}) for name, rules in deployments.items()}
+        self._is_deaf = False
         self._lanes = {Lane(lane): tuple(names) for lane, names in lanes.items()}
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
@@ -41,6 +42,7 @@ class BacklogPolicy:
     def _decide(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
         editor = next((context for context in contexts.values() if context.deployment_name == EDITOR), None)
         figures = Figures(editor) if editor is not None else None
+        self._complain(is_deaf=editor is None and bool(contexts))
         running = {context.deployment_name: context.current_num_replicas for context in contexts.values()}
         decisions: dict[Any, float] = {}
         states: dict[Any, dict[str, Any]] = {}
@@ -56,6 +58,14 @@ class BacklogPolicy:
                 state[LOWER_SINCE] = decision.lower_since
             states[key] = state
         return decisions, states
+
+    def _complain(self, *, is_deaf: bool) -> None:
+        """Once, not ten times a second."""
+        if is_deaf and not self._is_deaf:
+            log.error(
+                "%s has no autoscaling_config, so nothing is known of the work and nothing is scaled by it", EDITOR
+            )
+        self._is_deaf = is_deaf
 
     def _find_demand(self, context: Any, figures: Figures | None, running: Mapping[str, int]) -> Demand | None:
         """None where nothing is known, so that nothing is changed."""

@@ -84,6 +84,14 @@ def test_silence_changes_nothing() -> None:
     assert decide(make_context("FluxFill", 3)) == {}
 
 
+def test_a_policy_that_hears_nothing_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    policy = BacklogPolicy({}, {"images": ["FluxFill"]})
+    for _ in range(3):
+        assert decide(make_context("FluxFill", 1), policy=policy) == {}
+    assert [record.message for record in caplog.records if "nothing is scaled" in record.message] != []
+    assert len(caplog.records) == 1
+
+
 def test_a_deployment_of_no_lane_goes_by_its_requests() -> None:
     assert decide(make_context("PromptEncoder", 0, requests=3)) == {"PromptEncoder": 1}
     assert decide(make_context("PromptEncoder", 1, requests=0)) == {"PromptEncoder": 1}, "for a while"

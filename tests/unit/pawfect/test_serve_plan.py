@@ -78,6 +78,16 @@ def test_a_file_that_serve_would_not_take_is_refused_before_anything_starts(
         read(Settings(), change(tmp_path / "config.yaml", **application))
 
 
+@pytest.mark.parametrize("name", ["Editor", "FluxFill", "PromptEncoder"])
+def test_a_fixed_number_that_would_scale_nothing_is_refused(tmp_path: Path, name: str) -> None:
+    deployments = yaml.safe_load(CONFIG.read_text())["applications"][0]["deployments"]
+    fixed = next(each for each in deployments if each["name"] == name)
+    del fixed["autoscaling_config"]
+    fixed["num_replicas"] = 2
+    with pytest.raises(ConfigurationError, match=f"{name} needs an autoscaling_config"):
+        read(Settings(), change(tmp_path / "config.yaml", deployments=deployments))
+
+
 def test_the_times_of_an_end_fit_into_each_other() -> None:
     plan, settings = read(Settings()), Settings()
     times = {each["name"]: each["graceful_shutdown_timeout_s"] for each in plan["applications"][0]["deployments"]}
