@@ -78,7 +78,8 @@ def _find_pictures(options: argparse.Namespace) -> tuple[Path, Path]:
 
 
 def _serve(options: argparse.Namespace) -> int:
-    from pawfect.server import CONFIG, run
+    from pawfect.serve_plan import CONFIG
+    from pawfect.server import run
 
     given = {"port": options.port, "data_dir": options.data}
     settings = load_settings(**{name: value for name, value in given.items() if value is not None})

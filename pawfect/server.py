@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from pawfect.ray_environment import prepare_ray
-from pawfect.serve_plan import CONFIG, count_cpus, read_plan
+from pawfect.serve_plan import count_cpus, read_plan
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings
-
-__all__ = ["CONFIG", "run"]
 
 LOOPBACK = "127.0.0.1"
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104 – only where every push is verified

@@ -20,7 +20,7 @@ from serve_app.jobs.catalog import HEADSHOTS
 from serve_app.settings import Settings, load_settings
 from serve_app.stores import check_environment
 
-ASLEEP: dict[str, Any] = {"autoscaling_config": {"min_replicas": 0, "initial_replicas": 0, "max_replicas": 1}}
+ASLEEP: dict[str, Any] = {"autoscaling_config": {"min_replicas": 0, "max_replicas": 1}}
 """For a deployment without numbers of its own: no replica before the first call."""
 FLUX_PACKAGES = ("torch", "diffusers", "transformers")
 

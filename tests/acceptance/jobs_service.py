@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from pawfect.client import Client
-from pawfect.server import CONFIG
+from pawfect.serve_plan import CONFIG
 from pawfect.service_process import ServiceProcess
 from tests.photos import encode, make_mask, make_photo, make_pixels
 

@@ -16,7 +16,7 @@ import psutil
 import yaml
 
 from ingress.api_keys import draw_key, hash_key
-from pawfect.server import CONFIG
+from pawfect.serve_plan import CONFIG
 from pawfect.service_process import ServiceProcess
 from tests.collector import Collector, open_collector
 

@@ -6,20 +6,25 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import os
 import re
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
+import yaml
 from PIL import Image, ImageFilter
 
 from bench.tiny_flux import write_checkpoint
 from pawfect.client import Client
 from pawfect.demo import SAMPLE
 from pawfect.resources import provision
+from pawfect.serve_plan import CONFIG
 from pawfect.service_process import ServiceProcess, find_free_port
 from pawfect.sessions import Backend, GoogleBackend
 from serve_app.google_clients import make_clients
@@ -46,9 +51,18 @@ def make_environment(root: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def flux(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The service's own, to be changed while it runs."""
+    path = tmp_path_factory.mktemp("config") / "serve_config.yaml"
+    path.write_text(CONFIG.read_text())
+    return path
+
+
+@pytest.fixture(scope="module")
+def flux(tmp_path_factory: pytest.TempPathFactory, config: Path) -> Iterator[ServiceProcess]:
     root = tmp_path_factory.mktemp("flux")
-    with ServiceProcess(root / "data", root / "service.log", environment=make_environment(root)) as process:
+    environment = make_environment(root)
+    with ServiceProcess(root / "data", root / "service.log", config=config, environment=environment) as process:
         asyncio.run(process.wait_ready())
         yield process
 
@@ -154,6 +168,41 @@ async def test_a_prompt_too_long_is_said(client: Client, backend: Backend) -> No
     answer = await client.edit("flux", "long", prompt="no leash " * 100)
     assert answer.status_code == 422
     assert "tokens; at most 512 are accepted" in answer.json()["detail"]
+
+
+def find_replicas(flux: ServiceProcess) -> set[int]:
+    """Processes that run the model."""
+    children = psutil.Process(flux.pid).children(recursive=True)
+    return {each.pid for each in children if "ServeReplica:pawfect:FluxFill" in " ".join(each.cmdline())}
+
+
+async def test_another_checkpoint_is_loaded_without_a_restart(
+    flux: ServiceProcess, client: Client, backend: Backend, config: Path, tmp_path: Path
+) -> None:
+    """user_config in the file, SIGHUP to the service: the same replica answers the same seed with another picture, and
+    no request fails meanwhile."""
+
+    async def edit(name: str) -> np.ndarray:
+        session = Session("checkpoint", name)
+        await backend.create(session, make_photo(), make_mask())
+        answer = await client.edit("checkpoint", name, seed=7)
+        assert answer.status_code == 200, answer.text
+        return open_pixels(await backend.download(session.edited_path))
+
+    before = await edit("before")
+    assert np.abs(await edit("again") - before).max() <= 8
+    replicas = find_replicas(flux)
+    other = await asyncio.to_thread(write_checkpoint, tmp_path / "other", seed=1)
+    plan = yaml.safe_load(config.read_text())
+    model = next(each for each in plan["applications"][0]["deployments"] if each["name"] == "FluxFill")
+    model["user_config"] = {"checkpoint": str(other)}
+    config.write_text(yaml.safe_dump(plan))
+    os.kill(flux.pid, signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE_S):
+        number = 0
+        while np.abs(await edit(f"after-{number}") - before).max() <= 40:
+            number += 1
+    assert find_replicas(flux) == replicas != set()
 
 
 @pytest.fixture(scope="module")
