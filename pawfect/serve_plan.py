@@ -11,15 +11,18 @@ import yaml
 
 from serve_app.errors import ConfigurationError
 from serve_app.jobs.catalog import MODEL_DEPLOYMENTS
-from serve_app.settings import Settings
+from serve_app.settings import Settings, load_settings
+from serve_app.tuning import tune, tune_model
 
 CONFIG = Path(__file__).resolve().parent.parent / "serve_config.yaml"
 SCALED = ("Editor", "PromptEncoder", *MODEL_DEPLOYMENTS.values())
+TUNED = ("Ingress", "Editor")
+"""Deployments whose user_config is a `tuning.Tuning`."""
 GPU_DEMANDS = ("num_gpus", "accelerator_type")
 
 
 def read_plan(path: Path, settings: Settings, host: str) -> Any:
-    """Serve's `ServeDeploySchema`. Raises ConfigurationError for a file that Serve would not take either."""
+    """Serve's `ServeDeploySchema`. Raises ConfigurationError for a file that Serve, or a replica, would not take."""
     from pydantic import ValidationError
     from ray.serve.schema import ServeDeploySchema
 
@@ -31,13 +34,14 @@ def read_plan(path: Path, settings: Settings, host: str) -> Any:
         application = content["applications"][0]
         if policy := application.get("autoscaling_policy"):
             BacklogPolicy(**policy.get("policy_kwargs", {}))
-    except (OSError, yaml.YAMLError, ValidationError, TypeError, ValueError) as error:
+    except (OSError, yaml.YAMLError, ValidationError, TypeError, ValueError, IndexError) as error:
         raise ConfigurationError(f"{path} is not a usable Serve config: {error}") from error
     _check_scaling(path, application)
     content["http_options"] = {**content.get("http_options", {}), "host": host, "port": settings.port}
     # The whole tree, so that the process which builds the application need not see this one's environment. Secrets
     # stay in the environment: Serve keeps the file where everybody on the cluster can read it.
     application["args"] = {**settings.without_secrets().model_dump(mode="json"), **application.get("args", {})}
+    _check_tuning(application, load_settings(**application["args"]))
     if settings.flux.device == "cpu":
         _ask_for_no_gpu(application)
     return ServeDeploySchema.model_validate(content)
@@ -54,6 +58,21 @@ def _check_scaling(path: Path, application: dict[str, Any]) -> None:
             raise ConfigurationError(
                 f"{path}: {each['name']} needs an autoscaling_config; a fixed number is min_replicas = max_replicas."
             )
+
+
+def _check_tuning(application: dict[str, Any], settings: Settings) -> None:
+    """Raises ConfigurationError for a `user_config` that replicas would refuse: Serve replaces a replica that does, and
+    each one after it, until none is left."""
+    models = {deployment: name for name, deployment in MODEL_DEPLOYMENTS.items()}
+    for each in application.get("deployments", []):
+        name, given = each["name"], each.get("user_config")
+        try:
+            if name in TUNED:
+                tune(settings, given)
+            elif name in models:
+                tune_model(settings, models[name], given)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{name}: {error.message}") from None
 
 
 def count_cpus(plan: Any, settings: Settings) -> int:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from serve_app.jobs.demand import BACKLOG, BUSY, FLOOR, JOBS, PIN, SLOTS, name_key
+from serve_app.jobs.demand import BACKLOG, BUSY, FLOOR, JOBS, PIN, SEPARATOR, SLOTS, STARTING, name_key
 from serve_app.jobs.model import Lane
 from serve_app.scaling import Demand, Rules, count_editors, decide
 
@@ -53,7 +53,8 @@ class BacklogPolicy:
             if demand is not None:
                 rules = self._rules.get(name, Rules())
                 target, now = context.target_num_replicas, context.current_time
-                decision = decide(now, target, running[name], demand, rules, state.get(LOWER_SINCE))
+                starting = int(figures.latest(STARTING, name)) if figures is not None else 0
+                decision = decide(now, target, starting, demand, rules, state.get(LOWER_SINCE))
                 decisions[key] = decision.replicas
                 state[LOWER_SINCE] = decision.lower_since
             states[key] = state
@@ -74,15 +75,17 @@ class BacklogPolicy:
             return None if figures is None or not figures.is_fresh else self._demand_editors(figures, running)
         if not any(name in engines for engines in self._lanes.values()):
             # Called by others for every single thing, such as the prompt encoder: its requests are its work.
-            return Demand(jobs=context.total_num_requests)
+            pin, floor = _read_hands(figures, name) if figures is not None else (None, None)
+            return Demand(jobs=context.total_num_requests, pin=pin, floor=floor)
         if figures is None or not figures.is_fresh:
             return None
+        pin, floor = _read_hands(figures, name)
         return Demand(
             jobs=figures.latest(JOBS, name),
-            backlog_s=figures.latest(BACKLOG, name),
+            backlog_s=figures.mean(BACKLOG, name),
             busy=figures.total(BUSY, name),
-            pin=_read_hand(figures, PIN, name),
-            floor=_read_hand(figures, FLOOR, name),
+            pin=pin,
+            floor=floor,
         )
 
     def _demand_editors(self, figures: Figures, running: Mapping[str, int]) -> Demand:
@@ -94,17 +97,23 @@ class BacklogPolicy:
             jobs = sum(figures.latest(JOBS, name) for name in names)
             wanted = max(wanted, count_editors(held, max(1.0, figures.latest(SLOTS, str(lane))), jobs))
         utilisation = self._rules.get(EDITOR, Rules()).utilisation
-        pin, floor = (_read_hand(figures, kind, EDITOR) for kind in (PIN, FLOOR))
+        pin, floor = _read_hands(figures, EDITOR)
         return Demand(jobs=1, busy=wanted * utilisation, pin=pin, floor=floor)
 
 
 class Figures:
     """What the Editors said last. A figure of the whole store is the latest that anybody said; of an Editor's own, such
-    as what it had done, the sum."""
+    as what it had done, the sum. The backlog is the mean: each counts the same jobs in seconds that it has measured
+    itself, and were one believed at a time, the number of replicas would change with whoever spoke last."""
 
     def __init__(self, editor: Any) -> None:
         self._series: Mapping[str, Mapping[Any, Any]] = editor.raw_metrics or {}
         self._now = editor.current_time
+        self._spoke_at: dict[Any, float] = {}
+        for key, series in self._series.items():
+            for replica, points in series.items():
+                if SEPARATOR in key and points:  # Serve's own statistics are there, too
+                    self._spoke_at[replica] = max(self._spoke_at.get(replica, 0.0), points[-1].timestamp)
 
     @property
     def is_fresh(self) -> bool:
@@ -114,17 +123,21 @@ class Figures:
         found = list(self._fresh(self._series.get(name_key(kind, name), {})))
         return float(max(found, key=lambda point: point[0])[1]) if found else 0.0
 
+    def mean(self, kind: str, name: str) -> float:
+        found = [value for _, value in self._fresh(self._series.get(name_key(kind, name), {}))]
+        return sum(found) / len(found) if found else 0.0
+
     def total(self, kind: str, name: str) -> float:
         return float(sum(value for _, value in self._fresh(self._series.get(name_key(kind, name), {}))))
 
     def _fresh(self, series: Mapping[Any, Any]) -> Iterable[tuple[float, float]]:
-        """The last point of each Editor."""
-        for points in series.values():
-            if points and self._now - points[-1].timestamp < STALE_S:
+        """The last point of each Editor. Serve keeps for half a minute what an Editor has left out since, such as a
+        number that is no longer set by hand."""
+        for replica, points in series.items():
+            if points and self._now - STALE_S < points[-1].timestamp == self._spoke_at.get(replica):
                 yield points[-1].timestamp, points[-1].value
 
 
-def _read_hand(figures: Figures, kind: str, name: str) -> int | None:
-    """Statistics are numbers: 0 stands for what nobody set."""
-    figure = figures.latest(kind, name)
-    return int(figure) if figure > 0 else None
+def _read_hands(figures: Figures, name: str) -> tuple[int | None, int | None]:
+    """The pin and the floor. Statistics are numbers: 0 stands for what nobody set."""
+    return int(figures.latest(PIN, name)) or None, int(figures.latest(FLOOR, name)) or None

@@ -71,7 +71,7 @@ OLDEST_RUNNING_SECONDS = Metric(
 BACKLOG_SECONDS = Metric(
     "pawfect_backlog_seconds",
     Kind.GAUGE,
-    "Engine seconds of work that waits or runs, as the scaling policy sees it.",
+    "Engine seconds of work that waits or runs, as the scaling policy sees it while nothing is paused.",
     ("deployment",),
 )
 PAUSED = Metric("pawfect_paused", Kind.GAUGE, "1 while consumption is paused, else 0.")

@@ -57,10 +57,10 @@ def estimate(demand: Demand, rules: Rules) -> float:
 
 
 def decide(
-    now: float, target: int, running: int, demand: Demand, rules: Rules, lower_since: float | None = None
+    now: float, target: int, starting: int, demand: Demand, rules: Rules, lower_since: float | None = None
 ) -> Decision:
-    """`target` and `lower_since` are the last decision's, `running` are the replicas that came of it so far. What is
-    set by hand is obeyed at once; Serve keeps the bounds of the deployment, min_replicas and max_replicas, itself."""
+    """`target` and `lower_since` are the last decision's, `starting` of its replicas have never run yet. What is set
+    by hand is obeyed at once; Serve keeps the bounds of the deployment, min_replicas and max_replicas, itself."""
     wanted = estimate(demand, rules)
     if demand.pin is not None:
         return Decision(demand.pin, wanted, None)
@@ -68,7 +68,7 @@ def decide(
     if demand.jobs == 0 and target <= 1:
         enough = demand.floor or 0  # what was busy lately is no reason for the last one, only for more than one
     # A replica that still waits for a machine when it is not needed any more would bring that machine for nothing.
-    target = max(enough, min(target, running))
+    target = max(enough, target - starting)
     if enough >= target:
         return Decision(enough, wanted, None)
     lower_since = now if lower_since is None else lower_since

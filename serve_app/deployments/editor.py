@@ -59,6 +59,7 @@ class EditorShell:
         self._tracing = tracing = open_tracing(settings, "editor")
         self._settings = settings
         self._engines = dict(engines)
+        self._starting: dict[str, int] = {}
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
         self._stores = stores = open_stores(settings)
         clock, self._sink = SystemClock(), RaySink()
@@ -84,7 +85,7 @@ class EditorShell:
         )
         closer = Closer(stores.jobs, stores.dead_letters, self._counting)
         paused = self._is_paused
-        reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock, paused)
+        reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock, lambda: self._controls.has_pause)
         self._lanes = Lanes(
             stores.jobs,
             self._editing,
@@ -114,7 +115,7 @@ class EditorShell:
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the scaling policy goes by; Serve collects it every second or so."""
-        return self._demand.describe(self._controls.current)
+        return self._demand.describe(self._controls.current, self._starting)
 
     def _is_paused(self) -> bool:
         return self._controls.is_paused
@@ -161,3 +162,5 @@ class EditorShell:
             for state, counted in REPLICA_STATES.items():
                 count = sum(overview.replica_states.get(each, 0) for each in counted)
                 self._sink.record(metrics.REPLICAS, count, deployment=name, state=state)
+                if state == "starting":
+                    self._starting[name] = count

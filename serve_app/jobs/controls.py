@@ -104,7 +104,7 @@ class ControlsWatch:
     """The controls as last read; while the store does not answer, those of before are obeyed."""
 
     def __init__(self, store: ControlStore, clock: Clock, sink: Sink, deployments: tuple[str, ...] = ()) -> None:
-        """`deployments` are those whose numbers are shown as metrics."""
+        """`deployments` are those whose numbers are shown as metrics while nobody has set any, too."""
         self._store = store
         self._clock = clock
         self._sink = sink
@@ -115,7 +115,12 @@ class ControlsWatch:
     @property
     def is_paused(self) -> bool:
         """Also until they have been read for the first time: a replica that starts during a pause must not work."""
-        return not self._is_read or self.current.find_pause(self._clock.now()) is not None
+        return not self._is_read or self.has_pause
+
+    @property
+    def has_pause(self) -> bool:
+        """Whether one is in force that has been read."""
+        return self.current.find_pause(self._clock.now()) is not None
 
     def check(self) -> None:
         """Raises Paused."""
@@ -145,7 +150,7 @@ class ControlsWatch:
     def _show(self) -> None:
         self._sink.record(metrics.PAUSED, float(self.is_paused))
         hands = self.current.list_hands(self._clock.now())
-        for name in self._deployments:
+        for name in {*self._deployments, *hands}:
             hand = hands.get(name)
             pin, floor = (hand.pin, hand.floor) if hand else (None, None)
             self._sink.record(metrics.REPLICAS_BY_HAND, NOT_SET if pin is None else pin, deployment=name, kind="pin")

@@ -3,9 +3,11 @@
 Statistics are numbers under names, `name_key(kind, deployment)`:
 
 - `jobs`: those that wait for the deployment or run on it, `backlog_s`: the replica seconds they will take, counting
-  half of those that run. Figures of the whole store.
+  half of those that run. Figures of the whole store. During a pause those that wait are left out: nothing claims them,
+  and replicas held for them would cost their price for as long as it lasts.
 - `busy`: replicas that the work which this Editor saw end kept busy, on the average of the last minutes.
 - `pin`, `floor`: what somebody set by hand, 0 when nobody did.
+- `starting`: replicas of the deployment that have not run yet, as Serve says.
 - `slots`, by lane: jobs that this Editor holds at a time.
 """
 
@@ -15,6 +17,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from serve_app import metrics
 from serve_app.clock import Clock
@@ -27,6 +30,9 @@ from serve_app.metrics import Sink
 log = logging.getLogger(__name__)
 
 JOBS, BACKLOG, BUSY, PIN, FLOOR, SLOTS = "jobs", "backlog_s", "busy", "pin", "floor", "slots"
+STARTING = "starting"
+NOTHING: Mapping[str, int] = MappingProxyType({})
+SEPARATOR = ":"
 
 INTERVAL_S = 3.0
 """How often the store is asked for its backlog; the first two of its reads when nothing waits or runs."""
@@ -39,7 +45,7 @@ RUNNING_SHARE = 0.5
 
 
 def name_key(kind: str, deployment: str) -> str:
-    return f"{kind}:{deployment}"
+    return f"{kind}{SEPARATOR}{deployment}"
 
 
 class Measured:
@@ -82,7 +88,7 @@ class DemandMeter:
         self._clock = clock
         self._sink = sink
         self._measured = {engine: Measured(first_estimate_s) for engine in deployments}
-        self._backlog = Backlog()
+        self._backlog: Backlog | None = None
 
     async def run(self) -> None:
         while True:
@@ -111,15 +117,20 @@ class DemandMeter:
         if engine in self._measured:
             self._measured[engine].record(self._clock.monotonic(), seconds)
 
-    def describe(self, controls: Controls = EMPTY) -> dict[str, float]:
-        """The statistics, as the module's docstring lists them."""
+    def describe(self, controls: Controls = EMPTY, starting: Mapping[str, int] = NOTHING) -> dict[str, float]:
+        """The statistics, as the module's docstring lists them; `starting` by deployment. None before the store has
+        answered for the first time, since "nothing waits" would have replicas that are on their way given up."""
+        if self._backlog is None:
+            return {}
         found: dict[str, float] = {}
         # What waits for the end of a pause needs no replicas meanwhile.
         is_paused = controls.find_pause(self._clock.now()) is not None
         for engine, deployment in self._deployments.items():
-            jobs, seconds = self._count(engine, only_running=is_paused)
+            jobs, seconds = self._count(engine, with_queued=not is_paused)
             found[name_key(JOBS, deployment)], found[name_key(BACKLOG, deployment)] = jobs, seconds
             found[name_key(BUSY, deployment)] = self._measured[engine].find_busy(self._clock.monotonic())
+        for deployment, count in starting.items():
+            found[name_key(STARTING, deployment)] = float(count)
         for lane, slots in self._slots.items():
             found[name_key(SLOTS, str(lane))] = float(slots)
         for deployment, hand in controls.list_hands(self._clock.now()).items():
@@ -127,9 +138,10 @@ class DemandMeter:
             found[name_key(FLOOR, deployment)] = float(hand.floor or 0)
         return found
 
-    def _count(self, engine: str, *, only_running: bool = False) -> tuple[float, float]:
+    def _count(self, engine: str, *, with_queued: bool = True) -> tuple[float, float]:
         """Jobs and seconds of backlog."""
         names = (engine, "") if engine == self._default else (engine,)
-        queued = 0 if only_running else sum(self._backlog.queued_by_engine.get(name, 0) for name in names)
-        running = sum(self._backlog.running_by_engine.get(name, 0) for name in names)
+        backlog = self._backlog or Backlog()
+        queued = sum(backlog.queued_by_engine.get(name, 0) for name in names) if with_queued else 0
+        running = sum(backlog.running_by_engine.get(name, 0) for name in names)
         return float(queued + running), (queued + running * RUNNING_SHARE) * self._measured[engine].seconds

@@ -50,8 +50,11 @@ class Reconciler:
 
     async def sweep(self) -> None:
         now = self._clock.now()
-        for job in await self._store.find(status=Status.QUEUED, limit=BATCH, before_deadline=now):
-            await self._expire(job, now)
+        # Half of its time is left to whatever waits when a pause ends, however long that was.
+        horizon = now + self._settings.deadline_s / 2 if self._is_paused() else now
+        for job in await self._store.find(status=Status.QUEUED, limit=BATCH, before_deadline=horizon):
+            if not job.owner or job.deadline_at <= now:
+                await self._expire(job, now, horizon)
         for status in (Status.FAILED, Status.COMPLETED, Status.CANCELLED):
             for job in await self._store.find(status=status, limit=BATCH, closed=False):
                 await self._close(job)
@@ -63,13 +66,15 @@ class Reconciler:
         except StoreUnavailable as error:
             log.warning("end not closed yet: %s", error, extra={"job": job.id})
 
-    async def _expire(self, overdue: Job, now: float) -> None:
+    async def _expire(self, overdue: Job, now: float, horizon: float) -> None:
         def decide(job: Job | None, document: Document | None) -> Write | None:
-            if job is None or job.status is not Status.QUEUED or job.deadline_at > now:
+            if job is None or job.status is not Status.QUEUED or job.deadline_at > horizon:
                 return None  # claimed, or given more time, since it was found
             if self._is_paused() and not job.owner:
                 # Whoever published it has been told to send it again until it is done; the pause is not its fault.
                 return Write(job.evolve(deadline_at=now + self._settings.deadline_s))
+            if job.deadline_at > now:
+                return None
             expired = transitions.expire(job, now)
             return Write(expired, session_view.describe(expired) if session_view.is_shown(job.id, document) else None)
 

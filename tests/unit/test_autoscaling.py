@@ -58,6 +58,12 @@ def test_the_backlog_that_editors_speak_of_becomes_replicas() -> None:
     assert decide(make_context("FluxFill"), make_context("Editor", 1, figures))["FluxFill"] == 3
 
 
+@pytest.mark.parametrize("backlogs", [[90.0, 150.0], [150.0, 90.0]])
+def test_it_does_not_matter_which_editor_spoke_last(backlogs: list[float]) -> None:
+    figures = make_figures(jobs=[20.0, 20.0], backlog_s=backlogs)  # each has measured jobs of its own
+    assert decide(make_context("FluxFill"), make_context("Editor", 2, figures))["FluxFill"] == 4
+
+
 def test_what_each_editor_saw_end_is_added_up() -> None:
     figures = make_figures(jobs=[1.0], backlog_s=[1.0], busy=[1.0, 1.4])
     assert decide(make_context("FluxFill", 3), make_context("Editor", 2, figures))["FluxFill"] == 3
@@ -84,6 +90,19 @@ def test_silence_changes_nothing() -> None:
     assert decide(make_context("FluxFill", 3)) == {}
 
 
+def test_replicas_that_never_came_are_given_up_but_not_those_that_are_changed() -> None:
+    patient = BacklogPolicy({"FluxFill": {"down_after_s": 60}}, {"images": ["FluxFill"]})
+    figures = make_figures(jobs=[1.0], backlog_s=[1.0])
+    editor, stuck = (
+        make_context("Editor", 1, figures),
+        make_context("Editor", 1, {**figures, "starting:FluxFill": [3.0]}),
+    )
+    flux = make_context("FluxFill", 4)
+    flux.current_num_replicas = 0  # Serve calls one that is reconfigured not running
+    assert decide(flux, editor, policy=patient)["FluxFill"] == 4
+    assert decide(flux, stuck, policy=patient)["FluxFill"] == 1
+
+
 def test_a_policy_that_hears_nothing_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     policy = BacklogPolicy({}, {"images": ["FluxFill"]})
     for _ in range(3):
@@ -97,11 +116,25 @@ def test_a_deployment_of_no_lane_goes_by_its_requests() -> None:
     assert decide(make_context("PromptEncoder", 1, requests=0)) == {"PromptEncoder": 1}, "for a while"
 
 
+def test_a_deployment_of_no_lane_is_set_by_hand_as_well() -> None:
+    editor = make_context("Editor", 1, make_figures("PromptEncoder", floor=[1.0]))
+    assert decide(make_context("PromptEncoder", 0), editor)["PromptEncoder"] == 1
+
+
 def test_hands_reach_the_decision() -> None:
     figures = make_figures(jobs=[20.0], backlog_s=[900.0], pin=[2.0], floor=[0.0])
     assert decide(make_context("FluxFill", 5), make_context("Editor", 1, figures))["FluxFill"] == 2
     floor = {**make_figures(jobs=[0.0]), name_key("floor", "Editor"): [3.0]}
     assert decide(make_context("Editor", 1, floor)) == {"Editor": 3}
+
+
+def test_what_is_no_longer_set_by_hand_is_forgotten_at_once() -> None:
+    editor = make_context("Editor", 1, make_figures(jobs=[1.0], backlog_s=[1.0]))
+    own = ReplicaID("0", editor.deployment_id)
+    assert editor.raw_metrics is not None
+    editor.raw_metrics[name_key("pin", "FluxFill")] = {own: [TimeStampedValue(NOW - 2, 5.0)]}
+    editor.raw_metrics["running_requests"] = {own: [TimeStampedValue(NOW, 0.0)]}  # Serve's own
+    assert decide(make_context("FluxFill", 1), editor)["FluxFill"] == 1
 
 
 def test_time_is_kept_from_decision_to_decision() -> None:

@@ -37,46 +37,46 @@ def test_the_work_says_how_many(demand: Demand, wanted: float) -> None:
     ],
 )
 def test_more_is_wanted_at_once(demand: Demand, target: int, replicas: int) -> None:
-    assert decide(0.0, target, target, demand, RULES).replicas == replicas
+    assert decide(0.0, target, 0, demand, RULES).replicas == replicas
 
 
 def test_fewer_are_wanted_one_at_a_time_and_only_after_a_while() -> None:
     little = Demand(jobs=1, backlog_s=5)
-    decision = decide(1000.0, 4, 4, little, RULES)
+    decision = decide(1000.0, 4, 0, little, RULES)
     assert (decision.replicas, decision.lower_since) == (4, 1000.0)
-    assert decide(1299.0, 4, 4, little, RULES, 1000.0).replicas == 4
-    assert decide(1300.0, 4, 4, little, RULES, 1000.0) == Decision(3, decision.wanted, 1300.0)
-    assert decide(1599.0, 3, 3, little, RULES, 1300.0).replicas == 3, "each step takes its time again"
-    busy = decide(1590.0, 3, 3, Demand(jobs=9, backlog_s=85), RULES, 1300.0)
+    assert decide(1299.0, 4, 0, little, RULES, 1000.0).replicas == 4
+    assert decide(1300.0, 4, 0, little, RULES, 1000.0) == Decision(3, decision.wanted, 1300.0)
+    assert decide(1599.0, 3, 0, little, RULES, 1300.0).replicas == 3, "each step takes its time again"
+    busy = decide(1590.0, 3, 0, Demand(jobs=9, backlog_s=85), RULES, 1300.0)
     assert (busy.replicas, busy.lower_since) == (3, None), "a moment of need begins the time anew"
 
 
 def test_the_last_replica_stays_longer_and_never_goes_while_a_job_is_there() -> None:
-    assert decide(899.0, 1, 1, Demand(), RULES, 0.0).replicas == 1
-    assert decide(900.0, 1, 1, Demand(), RULES, 0.0).replicas == 0
-    assert decide(9000.0, 1, 1, Demand(jobs=1), RULES, 0.0).replicas == 1
+    assert decide(899.0, 1, 0, Demand(), RULES, 0.0).replicas == 1
+    assert decide(900.0, 1, 0, Demand(), RULES, 0.0).replicas == 0
+    assert decide(9000.0, 1, 0, Demand(jobs=1), RULES, 0.0).replicas == 1
 
 
 def test_what_was_busy_lately_keeps_more_than_one_but_not_the_last() -> None:
-    assert decide(900.0, 1, 1, Demand(busy=0.5), RULES, 0.0).replicas == 0
+    assert decide(900.0, 1, 0, Demand(busy=0.5), RULES, 0.0).replicas == 0
     assert decide(0.0, 0, 0, Demand(busy=0.5), RULES).replicas == 0, "nor does it bring the last one back"
-    assert decide(900.0, 3, 3, Demand(busy=2.3), RULES, 0.0).replicas == 3
+    assert decide(900.0, 3, 0, Demand(busy=2.3), RULES, 0.0).replicas == 3
 
 
 def test_replicas_that_never_came_are_given_up_at_once() -> None:
     little = Demand(jobs=1, backlog_s=5)
     assert decide(0.0, 8, 4, little, RULES).replicas == 4, "the four that run stay for their time"
-    assert decide(0.0, 8, 0, little, RULES).replicas == 1
-    assert decide(0.0, 1, 0, little, RULES).replicas == 1, "the first one is still needed"
+    assert decide(0.0, 8, 8, little, RULES).replicas == 1
+    assert decide(0.0, 1, 1, little, RULES).replicas == 1, "the first one is still needed"
     assert decide(0.0, 8, 4, Demand(jobs=20, backlog_s=200), RULES).replicas == 7
 
 
 def test_what_is_set_by_hand_is_obeyed_at_once() -> None:
-    assert decide(0.0, 4, 4, Demand(jobs=99, backlog_s=9999, pin=2), RULES).replicas == 2
+    assert decide(0.0, 4, 0, Demand(jobs=99, backlog_s=9999, pin=2), RULES).replicas == 2
     assert decide(0.0, 0, 0, Demand(pin=3), RULES).replicas == 3
     assert decide(0.0, 0, 0, Demand(floor=2), RULES).replicas == 2
-    assert decide(9999.0, 2, 2, Demand(floor=2), RULES, 0.0).replicas == 2
-    assert decide(0.0, 2, 2, Demand(jobs=10, backlog_s=120, floor=2), RULES).replicas == 4
+    assert decide(9999.0, 2, 0, Demand(floor=2), RULES, 0.0).replicas == 2
+    assert decide(0.0, 2, 0, Demand(jobs=10, backlog_s=120, floor=2), RULES).replicas == 4
 
 
 def test_editors_hold_what_the_engines_take_and_no_more_than_there_is() -> None:
@@ -94,7 +94,7 @@ def test_editors_hold_what_the_engines_take_and_no_more_than_there_is() -> None:
 def test_a_decision_never_leaves_work_alone_nor_drops_more_than_one(
     backlog: float, jobs: int, busy: float, target: int, waited: float
 ) -> None:
-    decision = decide(waited, target, target, Demand(jobs, backlog, busy), RULES, 0.0)
+    decision = decide(waited, target, 0, Demand(jobs, backlog, busy), RULES, 0.0)
     assert decision.replicas >= min(target - 1, decision.wanted)
     assert decision.replicas >= target - 1
     assert decision.replicas >= (1 if jobs else 0)

@@ -18,6 +18,7 @@ from tests.tokens import HandClock
 from tests.workbench import open_workbench
 
 OTHER = Session("user", "other")
+HAND = Hand(0.0, "", "ops", floor=1)
 PAUSE = Pause(0.0, "bad weights", "ops", until=100.0)
 
 
@@ -57,18 +58,20 @@ async def test_a_replica_obeys_what_it_read_last() -> None:
     store = FakeControls()
     watch, sink = make_watch(store, clock)
     assert watch.is_paused, "a replica that starts during a pause must not work before it knows"
+    assert not watch.has_pause, "nor is anybody's time prolonged on a guess"
     with pytest.raises(Paused, match="starting"):
         watch.check()
     await watch.refresh()
     assert not watch.is_paused
     watch.check()
-    store.controls = Controls(PAUSE, MappingProxyType({"FluxFill": Hand(0.0, "", "ops", pin=2)}))
+    store.controls = Controls(PAUSE, MappingProxyType({"FluxFill": Hand(0.0, "", "ops", pin=2), "Other": HAND}))
     await watch.refresh()
     with pytest.raises(Paused, match="bad weights"):
         watch.check()
     assert sink.value("pawfect_paused") == 1
     assert sink.value("pawfect_replicas_by_hand", deployment="FluxFill", kind="pin") == 2
     assert sink.value("pawfect_replicas_by_hand", deployment="FluxFill", kind="floor") == -1
+    assert sink.value("pawfect_replicas_by_hand", deployment="Other", kind="floor") == 1, "one that runs no engine"
     store.is_out = True
     await watch.refresh()
     assert watch.is_paused, "an outage changes nothing"
@@ -125,4 +128,19 @@ async def test_a_pause_is_not_counted_against_what_was_published(tmp_path: Path)
         assert found is not None
         assert found.status is Status.QUEUED
         assert found.deadline_at > time.time() + 3000
-        await bench.stores.jobs.change(job.id, job.session, lambda *_: None)
+
+
+@pytest.mark.parametrize(("deadline_s", "is_prolonged"), [(60.0, True), (3000.0, False)])
+async def test_what_waits_when_a_pause_ends_has_time_left(
+    tmp_path: Path, deadline_s: float, is_prolonged: bool
+) -> None:
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}, start=False) as bench:
+        await bench.put_session()
+        job = await bench.submit(deadline_s=deadline_s)
+        bench.reconciler._is_paused = lambda: True
+        await bench.reconciler.sweep()
+        found = await bench.stores.jobs.get(job.id)
+        assert found is not None
+        assert (found.deadline_at > job.deadline_at) is is_prolonged
+        await bench.reconciler.sweep()
+        assert await bench.stores.jobs.get(job.id) == found, "once is enough"

@@ -64,9 +64,22 @@ async def test_jobs_times_measured_seconds_are_the_backlog() -> None:
     assert sink.value("pawfect_backlog_seconds", deployment="FluxFill") == 60.0
 
 
-def test_a_steady_load_is_as_busy_as_it_is_and_is_forgotten() -> None:
+async def test_nothing_is_said_before_something_is_known() -> None:
+    store = FakeStore(BACKLOG)
+    store.is_out = True
+    meter, _ = make_meter(store, HandClock())
+    with pytest.raises(StoreUnavailable):
+        await meter.observe()
+    assert meter.describe() == {}, "no word of an empty queue"
+    store.is_out = False
+    await meter.observe()
+    assert meter.describe()["jobs:FluxFill"] == 7.0
+
+
+async def test_a_steady_load_is_as_busy_as_it_is_and_is_forgotten() -> None:
     clock = HandClock()
     meter, _ = make_meter(FakeStore(BACKLOG), clock)
+    await meter.observe()
     assert meter.describe()["busy:FluxFill"] == 0.0
     for _ in range(600):  # two replicas' worth: four seconds of work every two seconds
         clock.time += 2
@@ -86,8 +99,9 @@ async def test_an_outage_keeps_what_was_known() -> None:
     assert meter.describe()["jobs:FluxFill"] == 7.0
 
 
-def test_statistics_are_numbers_and_have_what_was_set_by_hand() -> None:
+async def test_statistics_are_numbers_and_have_what_was_set_by_hand() -> None:
     meter, _ = make_meter(FakeStore(BACKLOG), HandClock())
+    await meter.observe()
     hands = {"FluxFill": Hand(0.0, "", "ops", pin=3), "Headshots": Hand(0.0, "", "ops", floor=2, until=1.0)}
     found = meter.describe(Controls(None, MappingProxyType(hands)))
     assert found["pin:FluxFill"] == 3.0
@@ -98,13 +112,17 @@ def test_statistics_are_numbers_and_have_what_was_set_by_hand() -> None:
     assert all(type(value) is float for value in {**found, **meter.describe(EMPTY)}.values())
 
 
-async def test_what_waits_for_the_end_of_a_pause_is_no_demand() -> None:
-    meter, sink = make_meter(FakeStore(BACKLOG), HandClock())
+async def test_what_waits_for_the_end_of_a_pause_wants_no_replicas() -> None:
+    clock = HandClock()
+    meter, sink = make_meter(FakeStore(BACKLOG), clock)
     await meter.observe()
-    paused = meter.describe(Controls(Pause(0.0, "why", "ops")))
-    assert (paused["jobs:FluxFill"], paused["backlog_s:FluxFill"]) == (2.0, 10.0)
-    assert paused["jobs:Draft"] == 0.0
-    assert sink.value("pawfect_backlog_seconds", deployment="FluxFill") == 60.0, "whoever looks still sees it"
+    paused = Controls(Pause(clock.now(), "bad weights", "ops", until=clock.now() + 60))
+    found = meter.describe(paused)
+    assert (found["jobs:FluxFill"], found["backlog_s:FluxFill"]) == (2.0, 10.0), "what runs is finished"
+    assert found["jobs:Draft"] == 0.0
+    assert sink.value("pawfect_backlog_seconds", deployment="FluxFill") == 60.0, "it is shown all the same"
+    clock.time += 60
+    assert meter.describe(paused)["jobs:FluxFill"] == 7.0
 
 
 async def test_a_completed_run_is_measured(tmp_path: Path) -> None:

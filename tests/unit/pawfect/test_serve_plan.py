@@ -88,6 +88,29 @@ def test_a_fixed_number_that_would_scale_nothing_is_refused(tmp_path: Path, name
         read(Settings(), change(tmp_path / "config.yaml", deployments=deployments))
 
 
+@pytest.mark.parametrize(
+    ("name", "user_config", "words"),
+    [
+        ("Editor", {"quality": "best"}, "Editor: user_config: quality 'best'"),
+        ("Ingress", {"qualitys": {}}, "Ingress: user_config qualitys"),
+        ("FluxFill", {"checkpoint": 3}, "FluxFill: user_config checkpoint"),
+    ],
+)
+def test_a_user_config_that_replicas_would_refuse_reaches_none(
+    tmp_path: Path, name: str, user_config: dict[str, Any], words: str
+) -> None:
+    deployments = yaml.safe_load(CONFIG.read_text())["applications"][0]["deployments"]
+    next(each for each in deployments if each["name"] == name)["user_config"] = user_config
+    with pytest.raises(ConfigurationError, match=words):
+        read(Settings(), change(tmp_path / "config.yaml", deployments=deployments))
+
+
+def test_a_file_without_an_application_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("applications: []")
+    with pytest.raises(ConfigurationError, match="not a usable Serve config"):
+        read(Settings(), tmp_path / "config.yaml")
+
+
 def test_the_times_of_an_end_fit_into_each_other() -> None:
     plan, settings = read(Settings()), Settings()
     times = {each["name"]: each["graceful_shutdown_timeout_s"] for each in plan["applications"][0]["deployments"]}
