@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
@@ -71,6 +72,7 @@ def declare_pushes(sink: Sink) -> None:
 
 async def _receive(request: Request, services: Services, submit: Callable[[push.Push], Awaitable[Job]]) -> Response:
     status = int(HTTPStatus.INTERNAL_SERVER_ERROR)
+    hung_up = False
     try:
         delivery = (await verify_push(request, services.trust)).push
         continue_trace(request, delivery.attributes)
@@ -81,8 +83,12 @@ async def _receive(request: Request, services: Services, submit: Callable[[push.
     except HTTPException as error:  # the body's limit
         status = error.status_code
         raise
+    except asyncio.CancelledError:  # nobody is there to be answered
+        hung_up = True
+        raise
     finally:
-        services.sink.record(metrics.PUSHES, status=str(status))
+        if not hung_up:
+            services.sink.record(metrics.PUSHES, status=str(status))
     return Response(status_code=status)
 
 

@@ -15,6 +15,7 @@ from serve_app.clock import SystemClock
 from serve_app.deployments.handles import REPLICA_STATES, STATE_INTERVAL_S, EngineHandle, ask_state, look_up
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.starts import Starts
+from serve_app.errors import ConfigurationError
 from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
@@ -108,8 +109,12 @@ class EditorShell:
             self._tasks.append(asyncio.create_task(exhaustion.run()))
 
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
-        """Serve calls it at the start and when `user_config` changes; see `tuning`. Raises ConfigurationError."""
-        tuned = tune(self._settings, user_config)
+        """Serve calls it at the start and when `user_config` changes; see `tuning`."""
+        try:
+            tuned = tune(self._settings, user_config)
+        except ConfigurationError as error:  # raised, it would have Serve stop one replica after the other
+            log.error("nothing is changed: %s", error.message)
+            return
         self._editing.retune(tuned)
         self._counting.retune(tuned)
 

@@ -66,6 +66,7 @@ class EngineShell(Generic[AnyEngine]):
         self._metrics = ReplicaMetrics(name, sink, gpu_share)
         self._running = 0
         self._loader = self._make_loader(load)
+        self._leaving: Loader[AnyEngine] | None = None
         if start_after_s:
             asyncio.get_running_loop().call_later(start_after_s, self._start, self._loader)
         else:
@@ -85,9 +86,11 @@ class EngineShell(Generic[AnyEngine]):
         hold two; what comes meanwhile waits. Returns when the new one is ready. Raises EngineUnavailable if it does not
         load."""
         before, self._loader = self._loader, self._make_loader(load)
+        self._leaving = before
         while before.is_started and (self._running or before.state().phase is Phase.LOADING):  # noqa: ASYNC110
             await asyncio.sleep(LOAD_POLL_S)
         await asyncio.to_thread(_close, before)
+        self._leaving = None
         self._metrics.expect_load()
         self._loader.start()
         await asyncio.to_thread(self._loader.wait, float("inf"))
@@ -120,11 +123,12 @@ class EngineShell(Generic[AnyEngine]):
         state = await self.load_state()
         if state.phase is Phase.FAILED:
             raise RuntimeError(f"The {self._name} engine did not load: {state.reason}")
-        if state.phase is not Phase.READY:
+        loader = self._leaving or self._loader
+        if loader.state().phase is not Phase.READY:
             return
-        if (busy := self._loader.value.busy_seconds()) > self._settings_of_engines.hang_timeout_s:
+        if (busy := loader.value.busy_seconds()) > self._settings_of_engines.hang_timeout_s:
             raise RuntimeError(f"The {self._name} engine has been busy with one piece of work for {busy:.0f} s.")
-        if (failures := self._loader.value.failures_in_a_row()) >= MAX_FAILURES:
+        if (failures := loader.value.failures_in_a_row()) >= MAX_FAILURES:
             raise RuntimeError(f"The last {failures} calls of the {self._name} engine's model failed.")
 
     async def stop(self) -> None:

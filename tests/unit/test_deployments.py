@@ -220,6 +220,28 @@ async def test_another_model_is_loaded_once_the_first_one_has_finished() -> None
     await shell.stop()
 
 
+async def test_a_model_that_hangs_while_it_is_to_be_replaced_is_unhealthy() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def hang(image: Image, mask: Mask) -> Image:
+        begun.set()
+        go_on.wait(10)
+        return invent(image, mask)
+
+    shell = hold_shell(lambda: DraftEngine(hang), hang_timeout_s=0.05)
+    running = asyncio.create_task(_collect(shell))
+    await asyncio.to_thread(begun.wait, 10)
+    reloading = asyncio.create_task(shell.reload(lambda: DraftEngine(invent)))
+    await asyncio.sleep(0.1)
+    with pytest.raises(RuntimeError, match="busy with one piece of work"):
+        await shell.check_health()
+    go_on.set()
+    await running
+    await reloading
+    await shell.check_health()
+    await shell.stop()
+
+
 async def test_a_model_that_was_not_begun_is_not_loaded_beside_another() -> None:
     loads: list[str] = []
 
