@@ -75,7 +75,7 @@ class IngressShell:
         try:
             self._app.state.services = self._make_services(tune(self._settings, user_config))
         except ConfigurationError as error:  # raised, it would have Serve stop one replica after the other
-            log.error("nothing is changed: %s", error.message)
+            log.exception("nothing is changed: %s", error.message)
 
     def _make_services(self, settings: Settings) -> Services:
         stores, clock = self._stores, self._clock

@@ -113,7 +113,7 @@ class EditorShell:
         try:
             tuned = tune(self._settings, user_config)
         except ConfigurationError as error:  # raised, it would have Serve stop one replica after the other
-            log.error("nothing is changed: %s", error.message)
+            log.exception("nothing is changed: %s", error.message)
             return
         self._editing.retune(tuned)
         self._counting.retune(tuned)
