@@ -23,20 +23,18 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import psutil
 
+from bench.effects import Effects, insist
 from bench.photos import clip_mask, detailed_photo
 from pawfect.emulators import Emulators, Name
 from pawfect.resources import provision
 from pawfect.service_process import ServiceProcess, find_free_port
 from pawfect.sessions import GoogleBackend
-from serve_app.errors import StoreUnavailable
 from serve_app.google_clients import make_clients
 from serve_app.jobs.model import Session
 from serve_app.settings import Settings
@@ -61,48 +59,40 @@ NAMES: tuple[Name, ...] = ("pubsub", "firestore", "storage")
 DISTURBANCES = [("freeze", name) for name in NAMES] + [("restart", name) for name in NAMES]
 
 
-@dataclass
-class Effect:
-    """The first sight of a completed session."""
-
-    job_id: str
-    generation: str
-
-
 class Chaos:
     def __init__(self, emulators: Emulators, service: ServiceProcess, backend: GoogleBackend, messages: int) -> None:
         self._emulators = emulators
         self._service = service
         self._backend = backend
         self._sessions = [Session("chaos", f"s{i:03}") for i in range(messages)]
-        self._published: list[Session] = []
-        self._effects: dict[Session, Effect] = {}
+        self._effects = Effects(backend)
 
     async def run(self) -> dict[str, object]:
         started = time.monotonic()
         photo, mask = detailed_photo(320, 240), clip_mask(320, 240)
         for session in self._sessions:
             await self._backend.create(session, photo, mask)
-        watching = asyncio.create_task(self._watch())
+        watching = asyncio.create_task(self._effects.watch())
         size = -(-len(self._sessions) // len(DISTURBANCES))
         for i, (kind, name) in enumerate(DISTURBANCES):
             await self._publish(self._sessions[i * size : (i + 1) * size])
             await asyncio.sleep(PAUSE_S)
             await self._disturb(kind, name)
-            print(f"{kind} {name}: {len(self._effects)} of {len(self._published)} completed", flush=True)
+            print(f"{kind} {name}: {len(self._effects.seen)} of {len(self._effects.watched)} completed", flush=True)
             await asyncio.sleep(PAUSE_S)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                while len(self._effects) < len(self._sessions):
+                while len(self._effects.seen) < len(self._sessions):
                     await asyncio.sleep(0.5)
         watching.cancel()
-        return {**await self._judge(), "wall_s": round(time.monotonic() - started)}
+        ends = await self._effects.judge(self._sessions)
+        return {"messages": len(self._sessions), **ends, "wall_s": round(time.monotonic() - started)}
 
     async def _publish(self, sessions: list[Session]) -> None:
         for session in sessions:
-            await self._insist(partial(self._backend.publish_session, session))
-            if session not in self._published:
-                self._published.append(session)
+            await insist(partial(self._backend.publish_session, session))
+            if session not in self._effects.watched:
+                self._effects.watched.append(session)
 
     async def _disturb(self, kind: str, name: Name) -> None:
         if kind == "freeze":
@@ -114,43 +104,7 @@ class Chaos:
         await asyncio.to_thread(self._emulators.restart, name, quiet=quiet)
         if name == "pubsub":
             await prepare(self._service.port)
-            await self._publish([session for session in self._published if session not in self._effects])
-
-    async def _insist(self, call: Callable[[], Any]) -> Any:
-        while True:
-            try:
-                return await call()
-            except StoreUnavailable:
-                await asyncio.sleep(0.5)
-
-    async def _watch(self) -> None:
-        """Look at every session that has been published until it is completed."""
-        while True:
-            for session in [each for each in self._published if each not in self._effects]:
-                with contextlib.suppress(StoreUnavailable):
-                    document = await self._backend.read(session) or {}
-                    if document.get("processingStatus") == "completed":
-                        generation = await self._backend.generation(session.edited_path)
-                        self._effects[session] = Effect(document["jobId"], generation)
-            await asyncio.sleep(0.2)
-
-    async def _judge(self) -> dict[str, object]:
-        completed = doubled = lost = stuck = 0
-        for session in self._sessions:
-            document = await self._insist(partial(self._backend.read, session)) or {}
-            generation = await self._insist(partial(self._backend.generation, session.edited_path))
-            status, effect = document.get("processingStatus"), self._effects.get(session)
-            completed += status == "completed" and bool(generation)
-            stuck += status == "processing"
-            lost += status not in ("completed", "processing")
-            doubled += effect is not None and effect != Effect(document["jobId"], generation)
-        return {
-            "messages": len(self._sessions),
-            "completed": completed,
-            "double_effects": doubled,
-            "lost": lost,
-            "stuck": stuck,
-        }
+            await self._publish([each for each in self._effects.watched if each not in self._effects.seen])
 
 
 @contextlib.contextmanager

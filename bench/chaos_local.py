@@ -16,7 +16,6 @@ import asyncio
 import contextlib
 import json
 import random
-import sqlite3
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bench.completions import Completions
 from pawfect.client import Client
 from pawfect.demo import SAMPLE
 from pawfect.service_process import ServiceProcess
@@ -37,13 +37,6 @@ ENGINE_S = 2.0
 PATIENCE_S = 120.0
 """For anything to happen that should happen within seconds."""
 ENVIRONMENT = {"PAWFECT_JOBS__LEASE_S": "3", "PAWFECT_JOBS__CLAIM_POLL_S": "0.1"}
-
-_TRIGGER = """
-CREATE TABLE IF NOT EXISTS chaos_completions (job TEXT, finished_at REAL, UNIQUE (job, finished_at));
-CREATE TRIGGER IF NOT EXISTS chaos_completion AFTER INSERT ON jobs WHEN NEW.status = 'completed' BEGIN
-    INSERT OR IGNORE INTO chaos_completions VALUES (NEW.id, json_extract(NEW.body, '$.finished_at'));
-END;
-"""
 
 
 @dataclass
@@ -66,8 +59,7 @@ class Chaos:
     def __post_init__(self) -> None:
         self.random = random.Random(self.seed)
         self.backend = Backend(self.data)
-        with contextlib.closing(sqlite3.connect(self.data / "pawfect.db")) as connection:
-            connection.executescript(_TRIGGER)
+        self.completions = Completions(self.data / "pawfect.db")
 
     async def run(self, kills: int) -> dict[str, object]:
         started = time.monotonic()
@@ -78,7 +70,10 @@ class Chaos:
             await asyncio.sleep(self.random.uniform(0, ENGINE_S))
             await self._kill(service)
             await asyncio.gather(*pushes, return_exceptions=True)
-            print(f"kill {self.kills:>3}: {self._count('completed')} of {len(self.messages)} completed", flush=True)
+            print(
+                f"kill {self.kills:>3}: {self.completions.count('completed')} of {len(self.messages)} completed",
+                flush=True,
+            )
         service = await self._start()
         await self._settle(service)
         service.stop()
@@ -131,11 +126,6 @@ class Chaos:
         kill_tree(service.pid)
         self.kills += 1
 
-    def _count(self, status: str) -> int:
-        with contextlib.closing(sqlite3.connect(self.data / "pawfect.db")) as connection:
-            count: int = connection.execute("SELECT COUNT(*) FROM jobs WHERE status = ?", (status,)).fetchone()[0]
-            return count
-
     async def _judge(self) -> dict[str, object]:
         lost = rewritten = 0
         for message in self.messages:
@@ -144,21 +134,13 @@ class Chaos:
             done = document.get("processingStatus") == "completed" and generation and message.acknowledged
             lost += not done
             rewritten += bool(done) and generation != message.first_generation
-        with contextlib.closing(sqlite3.connect(self.data / "pawfect.db")) as connection:
-            repeated = connection.execute(
-                "SELECT COUNT(*) FROM (SELECT job FROM chaos_completions GROUP BY job HAVING COUNT(*) > 1)"
-            ).fetchone()[0]
-            crashed = connection.execute(
-                "SELECT COUNT(*) FROM jobs WHERE json_extract(body, '$.crashes') > 0"
-            ).fetchone()
-            letters = connection.execute("SELECT COUNT(*) FROM dead_letters").fetchone()[0]
         self.backend.close()
         return {
             "messages": len(self.messages),
             "lost": lost,
-            "double_effects": repeated + rewritten,
-            "jobs_that_crashed": crashed[0],
-            "dead_letters": letters,
+            "double_effects": self.completions.count_repeated() + rewritten,
+            "jobs_that_crashed": self.completions.count_crashed(),
+            "dead_letters": self.completions.count_dead_letters(),
         }
 
 

@@ -50,6 +50,11 @@ def clip_mask(width: int, height: int, seed: int = 0) -> bytes:
     return _png(mask)
 
 
+def whole_mask(width: int, height: int) -> bytes:
+    """A PNG that is white all over: the crop is the photo, and every such job costs the same."""
+    return _png(np.full((height, width), 255, np.uint8))
+
+
 def _stroke(line: NDArray[np.int32], width: int, height: int) -> NDArray[np.uint8]:
     mask = np.zeros((height, width), np.uint8)
     cv2.polylines(mask, [line], False, 255, max(1, round(0.01 * max(width, height))))
