@@ -22,7 +22,7 @@ from bench.offered_load import Load
 from bench.photos import detailed_photo, whole_mask
 from bench.ray_cluster import LOOPBACK, RayCluster
 from pawfect.client import Client
-from pawfect.server import CONFIG
+from pawfect.serve_plan import CONFIG
 from pawfect.service_process import find_free_port
 from pawfect.sessions import Backend
 
