@@ -57,11 +57,8 @@ emulators: install-dev
 replay: install
 	@$(BIN)/python -m pawfect.replay $(if $(ALL),--all) $(if $(ID),--id $(ID))
 
-# The unit tests beside the others, which wait for servers most of their time; their output comes last.
 test: weights install-dev
-	@log=$$(mktemp); $(BIN)/pytest tests/unit >"$$log" 2>&1 & unit=$$!; \
-	$(BIN)/pytest tests/contract tests/acceptance; status=$$?; \
-	wait $$unit || status=$$?; cat "$$log"; rm "$$log"; exit $$status
+	$(BIN)/pytest
 
 # Style, types, the direction of imports, generated pages: seconds, no server.
 check: install-dev
