@@ -77,7 +77,9 @@ def check_nested(spans: list[SeenSpan], *, but: frozenset[str] = frozenset()) ->
         if span.parent in known and span.name not in but:
             parent = known[span.parent]
             assert parent.start - SLACK_NS <= span.start, (span, parent)
-            assert span.end <= parent.end + SLACK_NS, (span, parent)
+            # A push is answered once the store has its job's end, which the Editor's span outlives by a moment.
+            if span.name != "job":
+                assert span.end <= parent.end + SLACK_NS, (span, parent)
 
 
 @pytest.mark.parametrize("attribute", ["traceparent", "googclient_traceparent"])
