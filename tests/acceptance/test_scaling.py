@@ -1,16 +1,12 @@
-"""Replicas by load and by hand, and settings changed in a running service. The benchmarks do the same for longer."""
+"""Settings changed in a running service. Replicas by load and by hand are for `make bench-scaling`."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,23 +22,9 @@ from tests.photos import make_mask, make_photo
 
 pytestmark = pytest.mark.serve
 
-ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
 OLD_STEPS, NEW_STEPS = 12, 7
 """Of the shipped row `low`, and others."""
-
-
-def test_replicas_come_with_the_load_and_obey_the_hand_and_no_job_is_lost() -> None:
-    finished = subprocess.run(
-        [sys.executable, "-m", "bench.scaling_short"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    result = json.loads(finished.stdout.splitlines()[-1])
-    assert result["replicas_start"] == 0
-    assert 2 <= result["replicas_top"] <= 4
-    assert (result["pinned_off"], result["claimed_while_paused"], result["stopped"]) == (0, 0, 0)
-    assert result["refused_pushes"] > 0
-    assert (result["hand_lost"], result["hand_repeated"], result["failed_requests"]) == (0, 0, 0)
 
 
 @contextmanager
