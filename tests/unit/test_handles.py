@@ -1,0 +1,161 @@
+"""Engines through Ray as an Editor sees them: calls, errors and states; the handles are held without Ray."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import numpy as np
+import pytest
+from ray.exceptions import ActorDiedError, RayError
+from ray.serve._private.common import DeploymentID, DeploymentStatusTrigger
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
+
+from serve_app.deployments import handles
+from serve_app.deployments.handles import EngineHandle, ask_state
+from serve_app.engines.loading import LoadState, Phase
+from serve_app.engines.protocol import Crop, FillRequest, Queued, Step
+from serve_app.errors import EngineFailed, EngineUnavailable
+
+REQUEST = FillRequest(
+    request_id="j",
+    crops=(Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)),),
+    prompt="grass",
+    steps=1,
+    guidance=0.0,
+    seed=7,
+)
+
+
+class FakeHandle:
+    """A deployment handle whose stream plays events and errors."""
+
+    def __init__(self, *script: Any) -> None:
+        self.script = script
+        self.cancelled = False
+
+    def options(self, **_: Any) -> FakeHandle:
+        return self
+
+    def remote(self, _request: FillRequest) -> FakeHandle:
+        return self
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        for item in self.script:
+            if isinstance(item, Exception):
+                raise item
+            yield item
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+@pytest.mark.parametrize(
+    ("script", "kind"),
+    [
+        ([BackPressureError(num_queued_requests=1, max_queued_requests=1)], EngineUnavailable),
+        ([ActorDiedError()], EngineUnavailable),
+        ([Queued(0), ActorDiedError()], EngineUnavailable),
+        ([Queued(0), Step(0, 1), ActorDiedError()], EngineFailed),
+        ([Queued(0), RayError("odd")], EngineFailed),
+    ],
+)
+async def test_rays_errors_are_translated(script: list[Any], kind: type[Exception]) -> None:
+    handle = FakeHandle(*script)
+    with pytest.raises(kind):
+        async for _ in EngineHandle(handle).run(REQUEST):  # type: ignore[arg-type]
+            pass
+    assert handle.cancelled
+
+
+async def test_leaving_a_handles_stream_cancels_the_call() -> None:
+    handle = FakeHandle(Queued(0), Queued(1))
+    events = EngineHandle(handle).run(REQUEST)  # type: ignore[arg-type]
+    await anext(events)
+    await events.aclose()
+    assert handle.cancelled
+
+
+class FakeEngineHandle:
+    deployment_name = "Draft"
+
+    def __init__(self, answer: LoadState | Exception | None, *first: LoadState) -> None:
+        """`first` are answered before it, one after the other."""
+        self.load_state = self
+        self.answer = answer
+        self.first = list(first)
+
+    async def remote(self) -> LoadState:
+        if self.first:
+            return self.first.pop(0)
+        if self.answer is None:
+            await asyncio.sleep(60)
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        assert self.answer is not None
+        return self.answer
+
+
+READY = LoadState(Phase.READY, None, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas", "answer", "last", "phase", "words"),
+    [
+        ("HEALTHY", {}, RayError("must not be asked"), READY, None, ""),
+        ("UPDATING", {"STARTING": 1}, RayError("must not be asked"), READY, Phase.LOADING, "No replica of Draft runs"),
+        ("UNHEALTHY", {}, RayError("must not be asked"), READY, Phase.LOADING, "No replica of Draft runs"),
+        ("HEALTHY", {"RUNNING": 1}, READY, None, Phase.READY, ""),
+        ("HEALTHY", {"RUNNING": 1}, None, READY, Phase.READY, ""),
+        ("HEALTHY", {"RUNNING": 1}, None, None, Phase.LOADING, "None of 1 replicas of Draft answers"),
+        ("HEALTHY", {"RUNNING": 1}, DeploymentUnavailableError(DeploymentID("Draft")), READY, Phase.LOADING, "Draft"),
+        ("HEALTHY", {"RUNNING": 1}, ActorDiedError(), READY, Phase.LOADING, "Draft does not answer"),
+    ],
+)
+async def test_an_engine_is_ready_only_while_a_replica_runs(
+    monkeypatch: pytest.MonkeyPatch,
+    status: str,
+    replicas: dict[str, int],
+    answer: LoadState | Exception | None,
+    last: LoadState | None,
+    phase: Phase | None,
+    words: str,
+) -> None:
+    trigger = next(iter(DeploymentStatusTrigger))
+    overview = DeploymentStatusOverview(
+        DeploymentStatus(status),
+        trigger,
+        replicas,
+        "",  # type: ignore[arg-type]
+    )
+    monkeypatch.setattr(handles, "STATE_INTERVAL_S", 0.02)
+    state = await ask_state(FakeEngineHandle(answer), overview, last)  # type: ignore[arg-type]
+    assert (state.phase if state else None) is phase
+    assert words in ((state.reason if state else "") or "")
+
+
+LOADING = LoadState(Phase.LOADING, None, 1.0)
+
+
+@pytest.mark.parametrize(("running", "phase"), [(1, Phase.LOADING), (2, Phase.READY)])
+async def test_of_several_replicas_a_ready_one_is_looked_for(running: int, phase: Phase) -> None:
+    overview = DeploymentStatusOverview(
+        DeploymentStatus("HEALTHY"),
+        next(iter(DeploymentStatusTrigger)),
+        {"RUNNING": running},  # type: ignore[dict-item]
+        "",
+    )
+    handle = FakeEngineHandle(READY, LOADING, LOADING)
+    state = await ask_state(handle, overview, None)  # type: ignore[arg-type]
+    assert state is not None
+    assert state.phase is phase
+    assert len(handle.first) == 2 - min(2, 3 * running - 2), "one replica is asked once"
+
+
+def test_a_load_state_crosses_processes() -> None:
+    import pickle
+
+    state = LoadState(Phase.FAILED, "no", 1.0)
+    assert pickle.loads(pickle.dumps(state)) == state  # noqa: S301
