@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 CODEC_THREADS = 2
 """Full frames decoded at one time in an Editor; each can take a few hundred megabytes."""
 OWN_NAME = "Editor"
+ENCODER = "PromptEncoder"
+"""It runs no engine, yet its replicas can be set by hand."""
 HANG_FACTOR = 2
 """Times the stage's limit after which a codec thread is taken to hang; it cannot be stopped, only its process can."""
 
@@ -71,7 +73,7 @@ class EditorShell:
         self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
         self._threads = CodecThreads(CODEC_THREADS, clock)
         deployments = {name: handle.deployment_name for name, handle in engines.items()}
-        self._controls = ControlsWatch(stores.controls, clock, self._sink, (*deployments.values(), OWN_NAME))
+        self._controls = ControlsWatch(stores.controls, clock, self._sink, (*deployments.values(), ENCODER, OWN_NAME))
         self._editing = Editing(
             stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads, tracing.tracer
         )

@@ -104,7 +104,7 @@ class ControlsWatch:
     """The controls as last read; while the store does not answer, those of before are obeyed."""
 
     def __init__(self, store: ControlStore, clock: Clock, sink: Sink, deployments: tuple[str, ...] = ()) -> None:
-        """`deployments` are those whose numbers are shown as metrics while nobody has set any, too."""
+        """`deployments` are those whose numbers are shown as metrics, set or not; what else is set shows as `other`."""
         self._store = store
         self._clock = clock
         self._sink = sink
@@ -149,11 +149,13 @@ class ControlsWatch:
 
     def _show(self) -> None:
         self._sink.record(metrics.PAUSED, float(self.is_paused))
-        hands = self.current.list_hands(self._clock.now())
-        for name in {*self._deployments, *hands}:
-            hand = hands.get(name)
-            pin, floor = (hand.pin, hand.floor) if hand else (None, None)
-            self._sink.record(metrics.REPLICAS_BY_HAND, NOT_SET if pin is None else pin, deployment=name, kind="pin")
-            self._sink.record(
-                metrics.REPLICAS_BY_HAND, NOT_SET if floor is None else floor, deployment=name, kind="floor"
-            )
+        shown: dict[tuple[str, str], float] = {}
+        for name in self._deployments:
+            shown |= {(name, "pin"): NOT_SET, (name, "floor"): NOT_SET}
+        for name, hand in self.current.list_hands(self._clock.now()).items():
+            # A name from the document is no label: anybody may have written anything there.
+            label = name if name in self._deployments else "other"
+            for kind, number in (("pin", hand.pin), ("floor", hand.floor)):
+                shown[label, kind] = max(shown.get((label, kind), NOT_SET), NOT_SET if number is None else number)
+        for (label, kind), value in shown.items():
+            self._sink.record(metrics.REPLICAS_BY_HAND, value, deployment=label, kind=kind)

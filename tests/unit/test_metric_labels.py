@@ -56,7 +56,7 @@ BOUNDS: dict[str, set[str]] = {
     "reason": {*CODES, "unknown", *REASONS},
     "kind": {*CODES, "allocated", "peak", "limit", "pin", "floor"},
     "lane": {str(lane) for lane in Lane},
-    "deployment": {"Draft", "Editor"},
+    "deployment": {"Draft", "Editor", "other"},
     "work": {str(work) for work in Work},
     "state": {"waiting", *REPLICA_STATES},
     "status": {str(status.value) for status in HTTPStatus},

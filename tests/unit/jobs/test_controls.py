@@ -71,7 +71,9 @@ async def test_a_replica_obeys_what_it_read_last() -> None:
     assert sink.value("pawfect_paused") == 1
     assert sink.value("pawfect_replicas_by_hand", deployment="FluxFill", kind="pin") == 2
     assert sink.value("pawfect_replicas_by_hand", deployment="FluxFill", kind="floor") == -1
-    assert sink.value("pawfect_replicas_by_hand", deployment="Other", kind="floor") == 1, "one that runs no engine"
+    assert sink.value("pawfect_replicas_by_hand", deployment="other", kind="floor") == 1, (
+        "no name from a document becomes a label"
+    )
     store.is_out = True
     await watch.refresh()
     assert watch.is_paused, "an outage changes nothing"
