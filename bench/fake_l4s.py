@@ -119,6 +119,9 @@ async def open_fake_l4s(
             await cluster.start_node("head", cpus=CPUS, gpus=GPUS)
             await cluster.deploy(plan)
             load = Load(client, backend, detailed_photo(SIDE, SIDE), whole_mask(SIDE, SIDE), wish)
-            yield FakeL4s(cluster, client, Completions(data / "pawfect.db"), load, data, plan)
+            try:
+                yield FakeL4s(cluster, client, Completions(data / "pawfect.db"), load, data, plan)
+            finally:
+                await load.close()
     finally:
         backend.close()

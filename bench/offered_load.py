@@ -106,6 +106,12 @@ class Load:
                 task.result()  # a defect of the benchmark must not pass for work that was lost
         return sum(not asked.outcome for asked in self.asked)
 
+    async def close(self) -> None:
+        """Nobody calls any more, whatever has not ended."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
     def _note(self, kind: Kind) -> Asked:
         asked = Asked(kind, f"{self._prefix}{len(self.asked):04}", time.time())
         self.asked.append(asked)

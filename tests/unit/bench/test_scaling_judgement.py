@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import httpx
 import pytest
 
 from bench.answers import AGAIN, OK, PUSH, Answer, Answers, name_answer
 from bench.completions import Queue
+from bench.offered_load import Load
 from bench.report import find_violations
 from bench.sampling import Placement, Sample
 from bench.scaling_by_hand import judge_refusals
 from bench.scaling_judgement import find_spread, judge_replicas
 from bench.scrape import count_series, sum_by
+from pawfect.client import Client
+from pawfect.sessions import Backend
 
 PAGE = """\
 # HELP ray_ticks_count of ticks
@@ -111,3 +116,20 @@ def test_refusals_begin_with_the_first_503_after_the_pause_and_a_later_answer_is
     figures = judge_refusals([*log, push(21, OK), Answer("status", OK, 14, 15)], paused_at=10, resumed_at=20)
     assert (figures["refused_s"], figures["refused_pushes"], figures["late_answers"]) == (1, 2, 2)
     assert math.isnan(judge_refusals([push(11, OK)], 10, 20)["refused_s"])
+
+
+async def test_callers_end_with_their_load_and_none_calls_a_client_that_is_gone(tmp_path: Path) -> None:
+    async def wait_for_ever(request: httpx.Request) -> httpx.Response:
+        await asyncio.Event().wait()
+        raise AssertionError(request)
+
+    backend, client = Backend(tmp_path), Client("http://service")
+    await client._http.aclose()
+    client._http = httpx.AsyncClient(base_url="http://service", transport=httpx.MockTransport(wait_for_ever))
+    load = Load(client, backend, b"photo", b"mask", {})
+    load.offer_push()
+    await asyncio.sleep(0.2)
+    await load.close()
+    assert all(task.cancelled() for task in load._tasks)
+    await client._http.aclose()
+    backend.close()
