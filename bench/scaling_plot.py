@@ -41,7 +41,7 @@ def draw(path: Path, samples: Sequence[Sample], asked: Sequence[Asked], marks: S
         for mark in marks:
             axes.axvline(mark.at - start, color=GREY, linewidth=0.8, linestyle=":")
     for number, mark in enumerate(marks):
-        height = 1.0 + 0.07 * (number % 2)  # two rows, for those that are close to each other
+        height = 1.0 + 0.07 * (number % 3)  # three rows, for those that are close to each other
         replicas.text(
             mark.at - start, height, f" {mark.text}", transform=replicas.get_xaxis_transform(), fontsize=9, va="bottom"
         )
