@@ -20,6 +20,7 @@ from pydantic import AfterValidator, AliasChoices, Field, SecretStr, ValidationE
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict, SettingsError
 
+from serve_app import VERSION_VARIABLE
 from serve_app.errors import ConfigurationError
 from serve_app.settings_headshots import HeadshotSettings, LinkSettings
 from serve_app.settings_sections import (
@@ -195,7 +196,7 @@ def _describe(detail: Any) -> str:
 
 
 def _refuse_unknown_names(environment: Mapping[str, str | None]) -> None:
-    known = {name for name, *_ in describe_settings()}
+    known = {name for name, *_ in describe_settings()} | {VERSION_VARIABLE}
     for name in environment:
         if name.startswith(PREFIX) and name not in known and not name.startswith(PREFIX + "QUALITIES__"):
             close = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,4 @@
-"""`/health`, `/healthz`: this process answers. `/ready`: an edit sent now can be done."""
+"""`/health`, `/healthz`: this process answers, and which version it is. `/ready`: an edit sent now can be done."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
 from ingress.services import Provided
+from serve_app import __version__
 
 router = APIRouter(tags=["probes"])
 
 
 class Alive(BaseModel):
     status: str = "alive"
+    version: str = __version__
 
 
 class Ready(BaseModel):

@@ -188,3 +188,8 @@ def test_every_setting_is_described_and_read_somewhere() -> None:
         assert description, variable
         if not description.startswith("gcp:"):
             assert f".{name}" in source, f"{variable} has no effect"
+
+
+def test_the_version_of_an_image_is_no_unknown_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAWFECT_VERSION", "0123abc")
+    load_settings()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from serve_app import __version__
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.model import Session, Status
@@ -258,7 +259,7 @@ async def test_a_caller_whose_edit_is_cancelled_hears_it(tmp_path: Path) -> None
 async def test_probes(tmp_path: Path) -> None:
     async with open_api(tmp_path, start=False) as api:
         for path in ("/health", "/healthz"):
-            assert (await api.http.get(path)).json() == {"status": "alive"}
+            assert (await api.http.get(path)).json() == {"status": "alive", "version": __version__}
         assert (await api.http.get("/ready")).json() == {
             "ready": True,
             "state": "ready",
