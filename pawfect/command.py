@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from ingress.schemas import ID_RULE
-from pawfect import controls
+from pawfect import controls, forget
 from serve_app.errors import ConfigurationError
 from serve_app.jobs.model import ID_PATTERN, Session
 from serve_app.settings import Settings, load_settings
@@ -57,6 +57,7 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     headshot.set_defaults(run=_headshot)
     controls.add_commands(commands)
+    forget.add_commands(commands)
     return parser.parse_args(arguments)
 
 

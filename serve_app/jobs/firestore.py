@@ -181,6 +181,13 @@ class FirestoreJobStore:
             newest = newest.start_after({"created_at": created_at, "__name__": self._jobs.document(job_id)})
         return await self._read_page(newest, limit)
 
+    async def list_of_user(self, user_id: str, *, limit: int, after: str = "") -> Sequence[Job]:
+        """The index of the single field, which Firestore keeps by itself, is in the order of ids."""
+        jobs = _where(self._jobs, "session.user_id", "==", user_id).order_by("__name__")
+        return await self._read_page(
+            jobs.start_after({"__name__": self._jobs.document(after)}) if after else jobs, limit
+        )
+
     async def find_expired(self, now: float, *, limit: int) -> Sequence[Job]:
         ended = _where(self._jobs, "closed", "==", True)
         expired = _where(ended, "expires_at", "<=", now).order_by("expires_at")

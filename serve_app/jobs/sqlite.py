@@ -26,6 +26,10 @@ SELECT body FROM jobs
 WHERE json_extract(body, '$.owner') = :owner AND (created_at, id) < (:created_at, :id) AND schema <= :schema
 ORDER BY created_at DESC, id DESC LIMIT :limit
 """
+_OF_USER = """
+SELECT body FROM jobs
+WHERE json_extract(body, '$.session.user_id') = :user AND id > :after AND schema <= :schema ORDER BY id LIMIT :limit
+"""
 _EXPIRED = """
 SELECT body FROM jobs
 WHERE closed = 1 AND json_extract(body, '$.expires_at') <= :now
@@ -164,6 +168,9 @@ class SqliteJobStore:
     async def list_owned(self, owner: str, *, limit: int, before: tuple[float, str] | None = None) -> Sequence[Job]:
         created_at, job_id = before or _FIRST_PAGE
         return await self._select(_OWNED, owner=owner, created_at=created_at, id=job_id, limit=limit)
+
+    async def list_of_user(self, user_id: str, *, limit: int, after: str = "") -> Sequence[Job]:
+        return await self._select(_OF_USER, user=user_id, after=after, limit=limit)
 
     async def find_expired(self, now: float, *, limit: int) -> Sequence[Job]:
         return await self._select(_EXPIRED, now=now, limit=limit)

@@ -84,6 +84,9 @@ class JobStore(Protocol):
     async def list_owned(self, owner: str, *, limit: int, before: tuple[float, str] | None = None) -> Sequence[Job]:
         """A caller's jobs, newest first. `before` is (created_at, id) of the last job of the page before."""
 
+    async def list_of_user(self, user_id: str, *, limit: int, after: str = "") -> Sequence[Job]:
+        """Jobs of a user's sessions, by id; `after` is the last id of the page before."""
+
     async def find_expired(self, now: float, *, limit: int) -> Sequence[Job]:
         """Final and closed jobs whose `expires_at` has passed, the longest expired first."""
 

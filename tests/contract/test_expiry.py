@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.jobs import transitions, watching
 from serve_app.jobs.expiry import Expiry
-from serve_app.jobs.model import Job, Operation, Status, to_document
+from serve_app.jobs.model import Job, Operation, Session, Status, to_document
 from serve_app.jobs.store import Write
 from serve_app.stores import Stores
 from tests.contract.conftest import STORES
@@ -201,3 +201,14 @@ async def test_the_ttl_policy_of_firestore_takes_only_what_has_ended(stores: Sto
     assert await read_policy_field(queued) is None
     assert await read_policy_field(await submit(stores, end(queued))) == datetime(1970, 1, 3, tzinfo=UTC)
     assert await read_policy_field(await submit(stores, end(make_own("b", expires_at=None)))) is None
+
+
+async def test_the_jobs_of_a_users_sessions_are_found_page_by_page(stores: Stores) -> None:
+    for name in ("c", "a", "b"):
+        await submit(stores, make_job(name))
+    await submit(stores, make_job("z").evolve(session=Session("somebody-else", SESSION.session_id)))
+    await submit(stores, make_own("http"))
+    assert names(await stores.jobs.list_of_user(SESSION.user_id, limit=2)) == ["edit-a", "edit-b"]
+    assert names(await stores.jobs.list_of_user(SESSION.user_id, limit=2, after="edit-b")) == ["edit-c"]
+    assert names(await stores.jobs.list_of_user(SESSION.user_id, limit=2, after="edit-c")) == []
+    assert names(await stores.jobs.list_of_user("nobody", limit=2)) == []
