@@ -5,10 +5,11 @@ BIN    := $(VENV)/bin
 OUT    ?= demo-out
 PORT   ?=
 DATA   ?=
+CRDS   ?= ../shared/crds
 
 .PHONY: install install-dev weights demo headshot serve seed-session emulators replay test check format bench bench-engine \
   soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout soak-service fuzz chaos-local chaos-gcp \
-  docs clean
+  k8s-check build deploy verify rollback docs clean
 
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check
 
@@ -68,6 +69,36 @@ check: install-dev
 	$(BIN)/lint-imports
 	$(BIN)/python -m bench.pages --check
 	$(BIN)/python -m monitoring --check
+	$(BIN)/python -m manifests --check
+	$(BIN)/python -m capacity --check
+
+# make k8s-check [CRDS=dir]: all that is deployed, checked without a cluster. CRDS has the custom resource definitions
+# (KubeRay, Gateway API, GKE) as YAML files; needs kubectl and terraform.
+k8s-check: install-dev
+	$(BIN)/python -m manifests --crds '$(CRDS)'
+	$(BIN)/hadolint Dockerfile
+	terraform fmt -check -recursive infra
+	$(BIN)/python -m infra_check
+	$(BIN)/check-jsonschema --builtin-schema vendor.cloudbuild cloudbuild.yaml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/zizmor --offline --quiet .github/workflows
+	$(BIN)/shellcheck .ci/run
+
+# make build [TAG=] [TARGET=gpu|cpu] [PUSH=1]
+build: install-dev
+	@$(BIN)/python -m delivery build $(if $(TAG),--tag '$(TAG)') $(if $(TARGET),--target '$(TARGET)') $(if $(PUSH),--push)
+
+# make deploy [TAG=]: rolls out, verifies, and goes back to what ran before when it does not work.
+deploy: install-dev
+	@$(BIN)/python -m delivery deploy $(if $(TAG),--tag '$(TAG)')
+
+# make verify URL= [TAG=]: is it up, is it that version, does it edit a photo?
+verify: install-dev
+	@$(BIN)/python -m delivery verify --url '$(URL)' $(if $(TAG),--version '$(TAG)') --edit
+
+# make rollback TAG=
+rollback: install-dev
+	@$(BIN)/python -m delivery rollback --tag '$(TAG)'
 
 format: install-dev
 	$(BIN)/ruff format .
@@ -121,10 +152,12 @@ chaos-local: weights install-dev
 chaos-gcp: weights install-dev
 	@$(BIN)/python -m bench.chaos_gcp $(if $(MESSAGES),--messages $(MESSAGES))
 
-# Writes .env.example and the README's configuration table from the settings, and the dashboards.
+# Writes what is generated: .env.example, the README's configuration table, dashboards, manifests, capacity's tables.
 docs: install-dev
 	$(BIN)/python -m bench.pages
 	$(BIN)/python -m monitoring
+	$(BIN)/python -m manifests
+	$(BIN)/python -m capacity
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-out chaos-out
