@@ -231,7 +231,7 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
         put(f"{SPOT}.maxReplicas", 1),
         "take 6 GPUs; the groups have 5",
     ),
-    "fewer CPUs than replicas": ("ray-room", SERVICE, put(f"{CPU}.rayStartParams.num-cpus", "2"), "the groups have 8"),
+    "fewer CPUs than replicas": ("ray-room", SERVICE, put(f"{CPU}.rayStartParams.num-cpus", "1"), "the groups have 4"),
     "the right to become root": (
         "container-rights",
         SERVICE,
