@@ -77,7 +77,6 @@ check: install-dev
 k8s-check: install-dev
 	$(BIN)/python -m manifests --crds '$(CRDS)'
 	$(BIN)/hadolint Dockerfile
-	terraform fmt -check -recursive infra
 	$(BIN)/python -m infra_check
 	$(BIN)/check-jsonschema --builtin-schema vendor.cloudbuild cloudbuild.yaml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
