@@ -9,9 +9,11 @@ CRDS   ?= ../shared/crds
 
 .PHONY: install install-dev weights demo headshot serve seed-session emulators replay test check format bench bench-engine \
   soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout soak-service fuzz chaos-local chaos-gcp \
-  k8s-check build deploy verify rollback docs clean
+  k8s-check image-steps build deploy verify rollback docs clean
 
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# The versions that the image has, where they are for this Python.
+PINS = $(shell $(PYTHON) -c 'import sys; print("--constraint constraints.txt" * (sys.version_info[:2] == (3, 11)))')
+PIP  = $(BIN)/pip install --quiet --disable-pip-version-check $(PINS)
 
 # Compiling the matting's inner loops takes 40 s, once; else the first start would.
 # What `make demo` and `make serve` need; FLUX and the tests need `install-dev`, which is torch and 3 GB more.
@@ -19,7 +21,7 @@ install: $(VENV)/.installed
 
 install-dev: $(VENV)/.installed-dev
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one with PYTHON=")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) --editable .
@@ -82,6 +84,10 @@ k8s-check: install-dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/zizmor --offline --quiet .github/workflows
 	$(BIN)/shellcheck .ci/run
+
+# make image-steps [TARGET=cpu|gpu]: what the Dockerfile installs, carried out and tried in a folder, without Docker.
+image-steps: install-dev
+	$(BIN)/python -m tests.unit.image.install_steps $(or $(TARGET),cpu)
 
 # make build [TAG=] [TARGET=gpu|cpu] [PUSH=1]
 build: install-dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import pytest
@@ -25,3 +26,7 @@ def test_no_secret_is_bound_to_a_deployment() -> None:
 def test_a_wrong_argument_of_the_config_file_is_named() -> None:
     with pytest.raises(ConfigurationError, match="PAWFECT_PORT"):
         build({"port": 0})
+
+
+def test_no_library_tells_its_makers_of_its_use() -> None:
+    assert {os.environ[name] for name in ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")} == {"1"}
