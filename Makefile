@@ -93,17 +93,17 @@ image-steps: install-dev
 build: install-dev
 	@$(BIN)/python -m delivery build $(if $(TAG),--tag '$(TAG)') $(if $(TARGET),--target '$(TARGET)') $(if $(PUSH),--push)
 
-# make deploy [TAG=]: rolls out, verifies, and goes back to what ran before when it does not work.
+# make deploy [TAG=] [WEIGHTS=1]: rolls out, verifies, and goes back to what ran before when it does not work.
 deploy: install-dev
-	@$(BIN)/python -m delivery deploy $(if $(TAG),--tag '$(TAG)')
+	@$(BIN)/python -m delivery deploy $(if $(TAG),--tag '$(TAG)') $(if $(WEIGHTS),--weights)
 
-# make verify URL= [TAG=]: is it up, is it that version, does it edit a photo?
+# make verify [URL=] [TAG=]: is it up, is it that version, does it edit a photo?
 verify: install-dev
-	@$(BIN)/python -m delivery verify --url '$(URL)' $(if $(TAG),--version '$(TAG)') --edit
+	@$(BIN)/python -m delivery verify $(if $(URL),--url '$(URL)') $(if $(TAG),--version '$(TAG)') --edit
 
-# make rollback TAG=
+# make rollback [TAG=]: to what ran before, or to that one.
 rollback: install-dev
-	@$(BIN)/python -m delivery rollback --tag '$(TAG)'
+	@$(BIN)/python -m delivery rollback $(if $(TAG),--tag '$(TAG)')
 
 format: install-dev
 	$(BIN)/ruff format .

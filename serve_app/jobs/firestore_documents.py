@@ -29,7 +29,7 @@ from google.api_core.retry_async import AsyncRetry, if_exception_type
 from google.auth.exceptions import GoogleAuthError
 from google.cloud.firestore import AsyncClient, AsyncDocumentReference, AsyncQuery, AsyncWriteBatch, DocumentSnapshot
 from google.cloud.firestore_v1.async_aggregation import AsyncAggregationQuery
-from grpc import RpcError  # type: ignore[import-untyped]
+from grpc import RpcError
 
 from serve_app.errors import StoreUnavailable, UnexpectedFailure
 
