@@ -75,9 +75,10 @@ check: install-dev
 	$(BIN)/python -m capacity --check
 
 # make k8s-check [CRDS=dir]: all that is deployed, checked without a cluster. CRDS has the custom resource definitions
-# (KubeRay, Gateway API, GKE) as YAML files; needs kubectl and terraform.
+# (KubeRay, Gateway API, GKE) as YAML files: kubectl get crds -o yaml >dir/all.yaml in a cluster that has them. Without
+# that folder the rest is checked. Needs kubectl and terraform.
 k8s-check: install-dev
-	$(BIN)/python -m manifests --crds '$(CRDS)'
+	$(BIN)/python -m manifests $(if $(wildcard $(CRDS)),--crds '$(CRDS)',--rules)
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/python -m infra_check
 	$(BIN)/check-jsonschema --builtin-schema vendor.cloudbuild cloudbuild.yaml

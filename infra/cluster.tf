@@ -175,6 +175,15 @@ resource "google_container_node_pool" "this" {
         }
       }
     }
+    # GKE's own pods, which would keep a node from being given back, stay in the pool of the system.
+    dynamic "taint" {
+      for_each = contains(["cpu", "weights"], each.key) ? [each.key] : []
+      content {
+        key    = "pawfect.dev/pool"
+        value  = taint.value
+        effect = "NO_SCHEDULE"
+      }
+    }
     # GKE sets the first one by itself only if a pool without GPUs is there already; said here, the order is no matter.
     dynamic "taint" {
       for_each = each.value.gpu ? [{ key = "nvidia.com/gpu", value = "present" }] : []

@@ -11,9 +11,7 @@ resource "google_artifact_registry_repository_iam_member" "deploy_pushes" {
 resource "google_project_iam_member" "deploy" {
   for_each = toset([
     "roles/container.developer",               # objects in the cluster; not the cluster itself, nor its roles
-    "roles/cloudbuild.builds.editor",          # gcloud builds submit
     "roles/logging.logWriter",                 # builds that run as this account write their own logs
-    "roles/logging.viewer",                    # and whoever submits one reads them
     "roles/serviceusage.serviceUsageConsumer", # gcloud asks in the project's name
   ])
 
@@ -22,48 +20,14 @@ resource "google_project_iam_member" "deploy" {
   member  = google_service_account.deploy.member
 }
 
-# A build that this account submits runs as this account.
-resource "google_service_account_iam_member" "deploy_acts_as_itself" {
-  service_account_id = google_service_account.deploy.name
-  role               = "roles/iam.serviceAccountUser"
-  member             = google_service_account.deploy.member
-}
-
-# The identity token with which a roll-out is verified.
+# The identity token with which a roll-out is verified: gcloud speaks as the account to get one, for which the role that
+# gives identity tokens alone is not enough. People who deploy need the same.
 resource "google_service_account_iam_member" "deploy_proves_itself" {
+  for_each = setunion([google_service_account.deploy.member], var.deployers)
+
   service_account_id = google_service_account.deploy.name
-  role               = "roles/iam.serviceAccountOpenIdTokenCreator"
-  member             = google_service_account.deploy.member
-}
-
-# Sources of builds, as gcloud builds submit --gcs-source-staging-dir wants them.
-resource "google_storage_bucket" "builds" {
-  name                        = local.buckets.builds
-  location                    = var.region
-  uniform_bucket_level_access = true
-  public_access_prevention    = "enforced"
-  force_destroy               = true
-
-  soft_delete_policy {
-    retention_duration_seconds = 0
-  }
-  lifecycle_rule {
-    action {
-      type = "Delete"
-    }
-    condition {
-      age = var.retention_days.builds
-    }
-  }
-  depends_on = [google_project_service.enabled]
-}
-
-resource "google_storage_bucket_iam_member" "deploy_stages" {
-  for_each = toset(["roles/storage.objectUser", "roles/storage.bucketViewer"])
-
-  bucket = google_storage_bucket.builds.name
-  role   = each.key
-  member = google_service_account.deploy.member
+  role               = "roles/iam.serviceAccountTokenCreator"
+  member             = each.key
 }
 
 resource "google_iam_workload_identity_pool" "github" {

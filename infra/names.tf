@@ -9,7 +9,6 @@ locals {
     weights   = "${var.project_id}-pawfect-weights"
     originals = "${var.project_id}-pawfect-headshots-originals"
     outputs   = "${var.project_id}-pawfect-headshots-outputs"
-    builds    = "${var.project_id}-pawfect-builds"
   }
 
   url = "https://${var.hostname}"

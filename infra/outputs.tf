@@ -68,11 +68,6 @@ output "deploy_account" {
   value       = google_service_account.deploy.email
 }
 
-output "build_staging" {
-  description = "For gcloud builds submit --gcs-source-staging-dir."
-  value       = "gs://${google_storage_bucket.builds.name}/source"
-}
-
 output "secret_command" {
   description = "Puts the model hub's token, from standard input, where the weights job finds it."
   value       = "gcloud secrets versions add ${google_secret_manager_secret.hub_token.secret_id} --project=${var.project_id} --data-file=-"

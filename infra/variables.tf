@@ -96,7 +96,7 @@ variable "names" {
     replay_subscription      = optional(string, "session-processing-dead-letter-replay")
     database                 = optional(string, "(default)")
   })
-  description = "Topics, subscriptions and the database, as the service's settings (PAWFECT_GOOGLE__…) have them."
+  description = "Topics, subscriptions and the database. Others than these have to be said to the service, too: PAWFECT_GOOGLE__… in k8s/base/settings.env."
   default     = {}
 
   validation {
@@ -146,13 +146,12 @@ variable "retention_days" {
     jobs    = optional(number, 16) # a job's images: 7 days of result_ttl_s, up to 7 of its deadline, days for the sweep
     outputs = optional(number, 33) # headshots: 30 days of headshots.ttl_s, its deadline, days for the sweep
     uploads = optional(number, 0)  # originals of headshots, whoever put them there; 0: kept, as the service does
-    builds  = optional(number, 30) # sources of builds
   })
   description = "Age in days at which a bucket deletes what the service should have deleted itself; more than its settings say."
   default     = {}
 
   validation {
-    condition     = var.retention_days.jobs >= 15 && var.retention_days.outputs >= 32 && var.retention_days.builds >= 1
+    condition     = var.retention_days.jobs >= 15 && var.retention_days.outputs >= 32
     error_message = "retention_days: jobs at least 15 and outputs at least 32, or what still has a record loses its images."
   }
   validation {
@@ -241,6 +240,17 @@ variable "budget" {
   validation {
     condition     = var.budget >= 1 && floor(var.budget) == var.budget
     error_message = "budget is a whole number, at least 1."
+  }
+}
+
+variable "deployers" {
+  type        = set(string)
+  description = "People who deploy from their own machine, as user:E-MAIL or group:E-MAIL; they speak as the deploy account."
+  default     = []
+
+  validation {
+    condition     = alltrue([for member in var.deployers : can(regex("^(user|group|serviceAccount):[^@ ]+@[^@ ]+$", member))])
+    error_message = "deployers are members such as user:somebody@example.com."
   }
 }
 

@@ -66,10 +66,21 @@ def check_node_pools(plan: Plan) -> None:
     assert asked <= set(pools)
 
 
+def own(pool: str) -> tuple[str, str, str]:
+    """The taint that keeps everything but our pods off a pool."""
+    return ("pawfect.dev/pool", pool, "NO_SCHEDULE")
+
+
 def check_l4_pools(plan: Plan) -> None:
     pools = {values["name"]: values for values in plan.of_type("google_container_node_pool").values()}
     gpu, spot = ("nvidia.com/gpu", "present", "NO_SCHEDULE"), ("cloud.google.com/gke-spot", "true", "NO_SCHEDULE")
-    for name, taints in {"l4": [gpu], "l4-spot": [gpu, spot], "cpu": [], "system": [], "weights": []}.items():
+    for name, taints in {
+        "l4": [gpu],
+        "l4-spot": [gpu, spot],
+        "cpu": [own("cpu")],
+        "system": [],
+        "weights": [own("weights")],
+    }.items():
         config = pools[name]["node_config"][0]
         assert [(taint["key"], taint["value"], taint["effect"]) for taint in config["taint"]] == taints
         assert bool(config["guest_accelerator"]) == (gpu in taints) == config["machine_type"].startswith("g2-")

@@ -38,7 +38,7 @@ def check_other_buckets_lifecycle(plan: Plan) -> None:
 
 
 def check_buckets_are_closed(plan: Plan) -> None:
-    assert len(plan.of_type("google_storage_bucket")) == 5
+    assert len(plan.of_type("google_storage_bucket")) == 4
     for values in plan.of_type("google_storage_bucket").values():
         assert values["uniform_bucket_level_access"] is True
         assert values["public_access_prevention"] == "enforced"

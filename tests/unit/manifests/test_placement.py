@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from manifests.builds import Build
 from manifests.machines import MACHINES, POOLS, SYSTEM_BYTES, SYSTEM_CPUS, count_bytes, count_cpus
 from manifests.pages import ROOT
 from manifests.placement import can_run, count_bins, read_resources
 from manifests.placement import count_cpus as count_ray_cpus
-from manifests.pods import RayGroup, selects
+from manifests.pods import POOL_LABEL, RayGroup, list_pods, selects
 from manifests.quantities import GIB, MIB, read_quantity
 
 
@@ -89,10 +90,18 @@ def test_what_gke_leaves_of_a_machine() -> None:
 
 def test_the_pools_are_infras() -> None:
     variables = ROOT / "infra" / "variables.tf"
-    if not variables.exists():
-        pytest.skip("infra/ is not there")
     machines = dict(re.findall(r"(\w+)_machine\s*=\s*optional\(string, \"([\w-]+)\"\)", variables.read_text()))
     assert {"l4-spot": machines["l4"], **machines} == POOLS
+
+
+def test_pods_tolerate_what_keeps_others_off_their_pool(gke: Build) -> None:
+    """The pools that infra/cluster.tf taints with their own name; tests/unit/infra holds that to the same two."""
+    asked = {}
+    for pods in list_pods(gke):
+        own = {"key": POOL_LABEL, "operator": "Equal", "effect": "NoSchedule"}
+        pool = pods.spec.get("nodeSelector", {}).get(POOL_LABEL)
+        asked[pool] = {**own, "value": pool} in pods.spec.get("tolerations", [])
+    assert {pool for pool, tolerated in asked.items() if tolerated} == {"cpu", "weights"}
 
 
 @pytest.mark.parametrize(

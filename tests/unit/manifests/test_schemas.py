@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from manifests.builds import Build
 from manifests.schemas import Schemas, make_strict, read_crds
@@ -105,3 +106,18 @@ def test_what_kubernetes_adds_to_json_schema_is_translated() -> None:
         "anyOf": [{"properties": {"port": {}}, "required": ["port"]}],
         "additionalProperties": False,
     }
+
+
+def test_a_list_of_definitions_is_read_as_a_cluster_writes_it(tmp_path: Path) -> None:
+    version = {"name": "v1", "schema": {"openAPIV3Schema": {"type": "object"}}}
+    crd = {"kind": "CustomResourceDefinition", "spec": {"group": "a.b", "names": {"kind": "C"}, "versions": [version]}}
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump({"kind": "List", "items": [crd]}))
+    assert set(read_crds(tmp_path).custom) == {("a.b/v1", "C")}
+
+
+def test_without_definitions_core_kinds_are_checked_still(gke: Build) -> None:
+    schemas = Schemas(only_core=True)
+    assert list(schemas.check(gke)) == []
+    service = copy.deepcopy(gke.list_kind("Service")[0])
+    service["spec"]["prots"] = []
+    assert list(schemas.check_document(service)) != []
