@@ -8,7 +8,7 @@ DATA   ?=
 CRDS   ?= ../shared/crds
 
 .PHONY: install install-dev weights demo headshot serve seed-session emulators replay test check format bench bench-engine \
-  soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout soak-service fuzz chaos-local chaos-gcp \
+  soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout bench-cluster bench-cloud-calls soak-service fuzz chaos-local chaos-gcp \
   k8s-check image-steps build deploy verify rollback docs clean
 
 # The versions that the image has, where they are for this Python.
@@ -141,6 +141,14 @@ bench-scaling: weights install-dev
 # Changes of user_config, rolling updates and the end of a node, under load.
 bench-rollout: weights install-dev
 	@$(BIN)/python -m bench.rollout
+
+# The rendered manifests as pods of this machine on real Ray, with Redis: a Spot pod's end, the head's end. Wants root.
+bench-cluster: weights install-dev
+	@$(BIN)/python -m bench.cluster --stable-head
+
+# What pieces of work are billed for by Google, counted on the wire between the service and the emulators.
+bench-cloud-calls: weights install-dev
+	@$(BIN)/python -m bench.cloud_calls
 
 # make soak-service [MINUTES=30]: 70 % of what the service can do.
 soak-service: weights install-dev

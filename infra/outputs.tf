@@ -41,6 +41,9 @@ output "operator_command" {
     "helm upgrade --install kuberay-operator kuberay-operator --version=1.7.0",
     "--repo=https://ray-project.github.io/kuberay-helm",
     "--namespace=kuberay-system --create-namespace",
+    # A head's service has an address of its own then: without, each new head is somewhere else, and for the 30 s in which
+    # its nodes look for it all replicas are given up (python -m bench.cluster).
+    "--set='env[0].name=ENABLE_RAY_HEAD_CLUSTER_IP_SERVICE' --set-string='env[0].value=true'",
     "--set='nodeSelector.pawfect\\.dev/pool=${google_container_node_pool.this["system"].name}'",
   ])
 }

@@ -75,12 +75,15 @@ class _Running:
 class Emulators:
     """All three, each in a process group of its own: gcloud leaves a Java child behind when only it is ended.
 
-    `directory` takes their logs and data. Without `ports` free ones are taken. Raises ConfigurationError where one is
-    not installed, its port is taken, or it does not answer in time.
+    `directory` takes their logs and data. Without `ports` free ones are taken, on `host`, an address of this machine.
+    Raises ConfigurationError where one is not installed, its port is taken, or it does not answer in time.
     """
 
-    def __init__(self, directory: Path, *, ports: Mapping[Name, int] | None = None, project: str = "demo") -> None:
+    def __init__(
+        self, directory: Path, *, ports: Mapping[Name, int] | None = None, project: str = "demo", host: str = LOOPBACK
+    ) -> None:
         self.project = project
+        self._host = host
         self._directory = directory
         self._ports = dict(ports) if ports else {name: find_free_port() for name in PORTS}
         self._running: dict[Name, _Running] = {}
@@ -92,7 +95,7 @@ class Emulators:
         for folder in ("pubsub", "firestore"):  # neither makes its own
             (self._directory / folder).mkdir(parents=True, exist_ok=True)
         for port in self._ports.values():
-            if _listens(port):
+            if self._listens(port):
                 raise ConfigurationError(f"Port {port} is taken on this machine; stop what has it, or use --free.")
         try:
             for name in self._ports:
@@ -136,7 +139,7 @@ class Emulators:
     def _export(self) -> None:
         """By the emulator's own endpoint: its --export-on-exit writes nothing when it is ended by a signal."""
         self._exports += 1
-        url = f"http://{LOOPBACK}:{self._ports['firestore']}/emulator/v1/projects/{self.project}:export"
+        url = f"http://{self._host}:{self._ports['firestore']}/emulator/v1/projects/{self.project}:export"
         body = {
             "database": f"projects/{self.project}/databases/(default)",
             "export_directory": str(self._directory / "firestore"),
@@ -148,9 +151,22 @@ class Emulators:
 
     def environment(self) -> dict[str, str]:
         """What a process needs to speak to them instead of to Google."""
-        hosts = {VARIABLES[name]: f"{LOOPBACK}:{port}" for name, port in self._ports.items()}
+        hosts = {VARIABLES[name]: f"{self._host}:{port}" for name, port in self._ports.items()}
         hosts[VARIABLES["storage"]] = "http://" + hosts[VARIABLES["storage"]]
         return {**hosts, "GOOGLE_CLOUD_PROJECT": self.project, "PROJECT_ID": self.project}
+
+    def _answers(self, port: int) -> bool:
+        """All three answer any HTTP request, were it with 404."""
+        try:
+            httpx.get(f"http://{self._host}:{port}/", timeout=2, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return True
+
+    def _listens(self, port: int) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            return probe.connect_ex((self._host, port)) == 0
 
     def find_dead(self) -> list[Name]:
         """Those that have ended by themselves."""
@@ -172,9 +188,9 @@ class Emulators:
         return self._directory / f"{name}.log"
 
     def _command(self, name: Name, port: int) -> list[str]:
-        address = f"--host-port={LOOPBACK}:{port}"
+        address = f"--host-port={self._host}:{port}"
         if name == "storage":
-            return [str(_find_storage_emulator()), "start", f"--host={LOOPBACK}", f"--port={port}", "--quiet"]
+            return [str(_find_storage_emulator()), "start", f"--host={self._host}", f"--port={port}", "--quiet"]
         command = ["gcloud", "beta", "emulators", name, "start", address, f"--project={self.project}"]
         if name == "pubsub":
             return [*command, f"--data-dir={self._directory / 'pubsub'}"]
@@ -204,7 +220,7 @@ class Emulators:
     def _wait(self, name: Name) -> None:
         running = self._running[name]
         give_up_at = time.monotonic() + START_S
-        while not _answers(running.port):
+        while not self._answers(running.port):
             if running.process.poll() is not None or time.monotonic() > give_up_at:
                 raise ConfigurationError(f"The {name} emulator did not start.\n{self.tail(name)}")
             time.sleep(0.2)
@@ -217,26 +233,11 @@ class Emulators:
         """Until the port is free, since the children may outlive the process that was started."""
         running = self._running[name]
         give_up_at = time.monotonic() + STOP_S
-        while (running.process.poll() is None or _listens(running.port)) and time.monotonic() < give_up_at:
+        while (running.process.poll() is None or self._listens(running.port)) and time.monotonic() < give_up_at:
             time.sleep(0.1)
         self._signal(name, signal.SIGKILL)
         running.process.wait()
         del self._running[name]
-
-
-def _answers(port: int) -> bool:
-    """All three answer any HTTP request, were it with 404."""
-    try:
-        httpx.get(f"http://{LOOPBACK}:{port}/", timeout=2, trust_env=False)
-    except httpx.TransportError:
-        return False
-    return True
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex((LOOPBACK, port)) == 0
 
 
 async def _provision(project: str, push_endpoint: str, headshot_endpoint: str) -> None:

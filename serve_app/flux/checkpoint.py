@@ -123,7 +123,7 @@ def _find_commit(spec: ModelSpec, needs: Part, mirror: Path | None, cache: Path 
     if not _COMMIT.fullmatch(spec.revision):
         raise ConfigurationError(f"The revision of {spec.name} is '{spec.revision}'; give a commit of 40 hex digits.")
     if mirror is not None:
-        folder = mirror.expanduser() / spec.repo / spec.revision
+        folder = mirror_folder(mirror, spec)
         if not (missing := list_missing(folder, needs)):
             return folder
         log.warning("the mirror's %s lacks %s: asking the hub", folder, ", ".join(missing))
@@ -149,21 +149,30 @@ def _fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def list_patterns(needs: Part) -> list[str]:
+    """Of the hub's files. Beside these the repositories have everything once more as a single file of 24 GB."""
+    return ["model_index.json", *(f"{name}/*" for part in needs for name in FOLDERS[part])]
+
+
+def mirror_folder(mirror: Path, spec: ModelSpec) -> Path:
+    """Where a mirror has the pinned commit of a model."""
+    return mirror.expanduser() / spec.repo / spec.revision
+
+
 def _download(spec: ModelSpec, needs: Part, cache: Path | None, token: str | None) -> Path:
     import huggingface_hub  # reads its environment when it is imported, so not before it is needed
 
-    # Beside these the repositories have everything once more as a single file of 24 GB.
-    patterns = ["model_index.json", *(f"{name}/*" for part in needs for name in FOLDERS[part])]
     try:
         folder = huggingface_hub.snapshot_download(
-            spec.repo, revision=spec.revision, cache_dir=cache, token=token, allow_patterns=patterns
+            spec.repo, revision=spec.revision, cache_dir=cache, token=token, allow_patterns=list_patterns(needs)
         )
     except Exception as error:  # errors of the hub, of its transports and of the disk, with no common ancestor but this
-        raise _translate(error, spec) from error
+        raise translate_hub_error(error, spec) from error
     return Path(folder)
 
 
-def _translate(error: Exception, spec: ModelSpec) -> PawfectError:
+def translate_hub_error(error: Exception, spec: ModelSpec) -> PawfectError:
+    """ConfigurationError for what no retry mends, WeightsUnavailable for the rest."""
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
     said = f"{type(error).__name__}: {str(error).strip()}"

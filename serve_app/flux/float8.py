@@ -24,6 +24,7 @@ from serve_app.errors import ConfigurationError, WeightsUnavailable
 # every step, and they are 65 million of 11.9 billion parameters.
 LAYERS = ["transformer_blocks.*", "single_transformer_blocks.*"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+READABLE = 0o644
 UNQUANTIZED = "proj_out.bias"  # its dtype is the transformer's
 
 
@@ -90,6 +91,7 @@ def save(transformer: FluxTransformer2DModel, folder: Path) -> None:
         partial.mkdir(parents=True)
         transformer.save_config(partial)
         save_file(transformer.state_dict(), partial / WEIGHTS)
+        (partial / WEIGHTS).chmod(READABLE)  # it makes files for their owner alone, and the service is another user
         partial.rename(folder)
     except (OSError, SafetensorError) as error:  # the latter is what a full disk is to safetensors
         raise WeightsUnavailable(f"{folder} cannot be written: {error}") from error

@@ -7,13 +7,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from serve_app.errors import PawfectError
 from serve_app.flux.assembly import SHIPPED
-from serve_app.flux.checkpoint import Part, find_checkpoint
+from serve_app.flux.checkpoint import Part, find_checkpoint, mirror_folder
 from serve_app.flux.loading import DTYPES, load_parts, load_text_encoder
 from serve_app.flux.prompt_files import Encoding, PromptFolder
 from serve_app.flux.quantization import QUANTIZATIONS, save_quantized
@@ -32,8 +33,13 @@ def keep_quantized(folder: Path, spec: ModelSpec, quantization: str, dtype: str)
 
 
 def keep_prompts(folder: Path, spec: ModelSpec, prompts: Sequence[str], dtype: torch.dtype) -> list[Path]:
-    """Encode prompts and keep them. Raises as `load_text_encoder` and `TextEncoder.encode` do."""
+    """Encode prompts and keep them. Raises as `load_text_encoder` and `TextEncoder.encode` do.
+
+    In a mirror's folder, `<repo>/<revision>`, they are kept under the commit, as which replicas know it from there.
+    """
     found = find_checkpoint(spec, str(folder), needs=Part.TEXT, mirror=None, cache=None, token=None)
+    if folder.absolute() == mirror_folder(folder.absolute().parents[2], spec):
+        found = replace(found, revision=spec.revision)
     name = next(name for name, value in DTYPES.items() if value is dtype)
     encoder = load_text_encoder(found, spec, device="cpu", dtype=name)
     encoding = Encoding(found.revision, dtype, spec.text_lengths)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 
 from serve_app.errors import ConfigurationError, WeightsUnavailable
 from serve_app.flux.checkpoint import HUB, WHOLE_BYTES, Checkpoint, Part, find_checkpoint
 from serve_app.flux.spec import SPECS
+from tests.model_hub import ModelHub, direct_to
 
 FILL = SPECS["flux-fill-dev"]
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -165,84 +160,12 @@ def test_a_folder_that_cannot_be_read_may_pass(tmp_path: Path) -> None:
 # -- the hub ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Hub:
-    """A hub with one repository and one commit. `refuse(path)` gives status and X-Error-Code, or None to answer."""
-
-    files: dict[str, bytes]
-    refuse: Callable[[str], tuple[int, str] | None] = lambda _: None
-    requests: list[tuple[str, str | None]] = field(default_factory=list)
-
-    def answer(self, handler: BaseHTTPRequestHandler) -> None:
-        path = handler.path.split("?")[0]
-        self.requests.append((path, handler.headers["Authorization"]))
-        if (refusal := self.refuse(path)) is not None:
-            _send(handler, refusal[0], b"", {"X-Error-Code": refusal[1]})
-        elif path == f"/api/models/{FILL.repo}/tree/{FILL.revision}":
-            rows = [
-                {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}  # noqa: S324
-                for name, content in self.files.items()
-            ]
-            _send(handler, 200, json.dumps(rows).encode(), {"Content-Type": "application/json"})
-        elif (name := path.removeprefix(f"/{FILL.repo}/resolve/{FILL.revision}/")) in self.files:
-            content = self.files[name]
-            etag = hashlib.sha256(content).hexdigest()
-            _send(handler, 200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": FILL.revision})
-        else:
-            _send(handler, 404, b"", {"X-Error-Code": "EntryNotFound"})
-
-    def asked_for(self) -> set[str]:
-        prefix = f"/{FILL.repo}/resolve/{FILL.revision}/"
-        return {path.removeprefix(prefix) for path, _ in self.requests if path.startswith(prefix)}
-
-
-def _send(handler: BaseHTTPRequestHandler, status: int, content: bytes, headers: dict[str, str]) -> None:
-    handler.send_response(status)
-    for name, value in {**headers, "Content-Length": str(len(content))}.items():
-        handler.send_header(name, value)
-    handler.end_headers()
-    if handler.command != "HEAD":
-        handler.wfile.write(content)
-
-
-@pytest.fixture
-def hub(tiny_fill: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    files = {path.relative_to(tiny_fill).as_posix(): path.read_bytes() for path in tiny_fill.rglob("*.*")}
-    here = Hub(files | {"flux1-fill-dev.safetensors": b"everything once more", "ae.safetensors": b"", "README.md": b""})
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            here.answer(self)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        direct_to(f"http://127.0.0.1:{server.server_port}", monkeypatch)
-        yield here
-        server.shutdown()
-        thread.join()
-    huggingface_hub.close_session()
-
-
-def direct_to(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What HF_ENDPOINT does, which is read only once. The client's pauses between its tries are left out."""
-    template = f"{endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
-    monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-    monkeypatch.setattr(huggingface_hub.utils._http, "time", SimpleNamespace(sleep=lambda _: None))
-
-
 def fetch(cache: Path, *, needs: Part = Part.TEXT, mirror: Path | None = None, token: str | None = None) -> Checkpoint:
     return find_checkpoint(FILL, HUB, needs=needs, mirror=mirror, cache=cache, token=token)
 
 
 @pytest.mark.parametrize("needs", [Part.IMAGE, Part.TEXT])
-def test_only_what_is_needed_comes_from_the_hub(tiny_fill: Path, tmp_path: Path, hub: Hub, needs: Part) -> None:
+def test_only_what_is_needed_comes_from_the_hub(tiny_fill: Path, tmp_path: Path, hub: ModelHub, needs: Part) -> None:
     found = fetch(tmp_path, needs=needs, token="hf_secret")
     assert found.revision == FILL.revision
     assert found.folder.is_relative_to(tmp_path)
@@ -256,7 +179,7 @@ def test_only_what_is_needed_comes_from_the_hub(tiny_fill: Path, tmp_path: Path,
     assert {token for path, token in hub.requests if FILL.repo in path} == {"Bearer hf_secret"}
 
 
-def test_what_came_once_is_found_again_while_the_hub_is_away(tmp_path: Path, hub: Hub) -> None:
+def test_what_came_once_is_found_again_while_the_hub_is_away(tmp_path: Path, hub: ModelHub) -> None:
     first = fetch(tmp_path)
     hub.refuse = lambda path: (503, "")
     assert fetch(tmp_path) == first
@@ -264,7 +187,7 @@ def test_what_came_once_is_found_again_while_the_hub_is_away(tmp_path: Path, hub
         fetch(tmp_path, needs=Part.IMAGE)
 
 
-def test_a_whole_mirror_keeps_the_hub_out(tiny_fill: Path, tmp_path: Path, hub: Hub) -> None:
+def test_a_whole_mirror_keeps_the_hub_out(tiny_fill: Path, tmp_path: Path, hub: ModelHub) -> None:
     folder = tmp_path / "mirror" / FILL.repo / FILL.revision
     shutil.copytree(tiny_fill, folder)
     assert fetch(tmp_path / "cache", mirror=tmp_path / "mirror", needs=BOTH) == Checkpoint(folder, FILL.revision)
@@ -272,7 +195,7 @@ def test_a_whole_mirror_keeps_the_hub_out(tiny_fill: Path, tmp_path: Path, hub: 
 
 
 def test_a_mirror_with_gaps_is_passed_over_and_said_so(
-    tiny_fill: Path, tmp_path: Path, hub: Hub, caplog: pytest.LogCaptureFixture
+    tiny_fill: Path, tmp_path: Path, hub: ModelHub, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = tmp_path / "mirror" / FILL.repo / FILL.revision
     shutil.copytree(tiny_fill, folder)
@@ -290,7 +213,7 @@ def test_a_mirror_with_gaps_is_passed_over_and_said_so(
     [(401, "GatedRepo"), (403, "GatedRepo"), (401, "RepoNotFound"), (404, "RepoNotFound"), (401, ""), (403, "")],
 )
 @pytest.mark.parametrize("place", ["/api/", "/resolve/"])
-def test_a_refusal_says_what_to_do(tmp_path: Path, hub: Hub, place: str, status: int, code: str) -> None:
+def test_a_refusal_says_what_to_do(tmp_path: Path, hub: ModelHub, place: str, status: int, code: str) -> None:
     hub.refuse = lambda path: (status, code) if place in path else None
     with pytest.raises(ConfigurationError) as caught:
         fetch(tmp_path)
@@ -299,14 +222,14 @@ def test_a_refusal_says_what_to_do(tmp_path: Path, hub: Hub, place: str, status:
     assert "HF_TOKEN" in caught.value.message
 
 
-def test_an_unknown_revision_is_permanent(tmp_path: Path, hub: Hub) -> None:
+def test_an_unknown_revision_is_permanent(tmp_path: Path, hub: ModelHub) -> None:
     hub.refuse = lambda path: (404, "RevisionNotFound")
     with pytest.raises(ConfigurationError, match=f"{FILL.repo} has no revision {FILL.revision} on the hub"):
         fetch(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["/api/", "/resolve/"])
-def test_a_hub_in_trouble_is_transient(tmp_path: Path, hub: Hub, place: str) -> None:
+def test_a_hub_in_trouble_is_transient(tmp_path: Path, hub: ModelHub, place: str) -> None:
     hub.refuse = lambda path: (500, "") if place in path else None
     with pytest.raises(WeightsUnavailable, match=f"{FILL.repo} could not be fetched from the hub: .*Error: "):
         fetch(tmp_path)
@@ -318,7 +241,7 @@ def test_a_hub_out_of_reach_is_transient(tmp_path: Path, monkeypatch: pytest.Mon
         fetch(tmp_path)
 
 
-def test_a_repository_with_gaps_is_named_and_asked_again(tmp_path: Path, hub: Hub) -> None:
+def test_a_repository_with_gaps_is_named_and_asked_again(tmp_path: Path, hub: ModelHub) -> None:
     lost = hub.files.pop("tokenizer_2/tokenizer.json")
     with pytest.raises(WeightsUnavailable, match=r"did not come whole .* lacks tokenizer_2/tokenizer\.json or spiece"):
         fetch(tmp_path / "early")
@@ -326,14 +249,14 @@ def test_a_repository_with_gaps_is_named_and_asked_again(tmp_path: Path, hub: Hu
     assert fetch(tmp_path / "late").revision == FILL.revision
 
 
-def test_a_disk_that_takes_nothing_is_transient(tmp_path: Path, hub: Hub) -> None:
+def test_a_disk_that_takes_nothing_is_transient(tmp_path: Path, hub: ModelHub) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WeightsUnavailable, match="could not be fetched"):
         fetch(tmp_path / "file" / "cache")
 
 
 @pytest.mark.parametrize("revision", ["main", "358293d", ""])
-def test_nothing_unpinned_is_ever_asked_for(tmp_path: Path, hub: Hub, revision: str) -> None:
+def test_nothing_unpinned_is_ever_asked_for(tmp_path: Path, hub: ModelHub, revision: str) -> None:
     with pytest.raises(ConfigurationError, match=f"is '{revision}'; give a commit"):
         find_checkpoint(replace(FILL, revision=revision), HUB, needs=BOTH, mirror=tmp_path, cache=tmp_path, token=None)
     assert hub.requests == []

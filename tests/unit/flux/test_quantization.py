@@ -226,6 +226,7 @@ def test_a_snapshot_is_the_same_transformer(tiny_fill: Path, tmp_path: Path, dty
     folder = save_quantized(transformer, "float8", tmp_path)
     assert folder == tmp_path / "transformer-float8"
     assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert all(path.stat().st_mode & 0o004 for path in folder.iterdir())  # another user's process reads it
     loaded = load_quantized("float8", tmp_path, dtype)
     assert loaded is not None
     before, after = transformer.state_dict(), loaded.state_dict()
