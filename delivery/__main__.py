@@ -5,8 +5,9 @@
     python -m delivery rollback [--tag TAG]
     python -m delivery verify [--url URL] [--version SHA] [--edit]
 
-Exit status: 0 done; 1 refused or failed, and what ran before runs; 2 failed, and what ran before does not run; 64 wrong
-usage; 130 interrupted (a rollout goes on by itself).
+Exit status: 0 done; 1 refused or failed, and what ran before runs; 2 failed, and what ran before does not run; 3 it
+serves and stays, but was not verified, because no engine came for the edit in time; 64 wrong usage; 130 interrupted (a
+rollout goes on by itself). While consumption is paused nothing is edited, which is said and is no failure.
 """
 
 from __future__ import annotations
@@ -15,34 +16,34 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from delivery import images, revisions
-from delivery.credentials import find_token
-from delivery.deployment import TAKEN_BACK, Order, Verify, deploy, find_previous
-from delivery.errors import DeliveryError
+from delivery.arguments import parse
+from delivery.check import Check
+from delivery.credentials import find_token, name_account
+from delivery.deployment import TAKEN_BACK, UNVERIFIED, Order, Verify, deploy, find_previous
+from delivery.errors import DeliveryError, Unverified
 from delivery.project import FILE, check_values, read_values
 from delivery.rendering import FOLDER
 from delivery.rollout import Patience
-from delivery.verification import Check, verify
+from delivery.verification import verify
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME, NAMESPACE = "pawfect", "pawfect"
-USAGE, INTERRUPTED = 64, 130
-"""EX_USAGE of sysexits.h, because 2 means something here; and what a shell says of SIGINT."""
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(USAGE, f"{self.prog}: {message}\n")
+INTERRUPTED = 130
+"""What a shell says of SIGINT."""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _parse(arguments)
+    acts = {"build": build, "deploy": deploy_version, "rollback": roll_back, "verify": verify_service}
+    options = parse(arguments, __doc__ or "", acts)
     try:
         status: int = options.act(options)
+    except Unverified as error:
+        say(error.message)
+        return UNVERIFIED
     except DeliveryError as error:
         say(error.message)
         return TAKEN_BACK
@@ -87,15 +88,22 @@ def deploy_version(options: argparse.Namespace) -> int:
 
 
 def roll_back(options: argparse.Namespace) -> int:
+    """Fields that others have set are taken over: whatever was tried by hand, going back must work."""
     values = _read_project(options)
     tag = options.tag or find_previous(options.context, NAME, NAMESPACE)
-    order = _order(options, values, revisions.resolve(ROOT, tag))
+    order = replace(_order(options, values, revisions.resolve(ROOT, tag)), force=True)
     return deploy(order, _choose_verify(options, values), say)
 
 
 def verify_service(options: argparse.Namespace) -> int:
-    _verify(options, {} if options.url else _read_project(options), options.version, options.edit)
-    say("The service is well.")
+    try:
+        values = _read_project(options)
+    except DeliveryError:
+        if options.url is None:
+            raise
+        values = {}
+    token = _find_token(options, values) if options.edit else None
+    say(_verify(options, values, options.version, token, options.edit) or "The service is well.")
     return 0
 
 
@@ -107,15 +115,41 @@ def _order(options: argparse.Namespace, values: Mapping[str, str], tag: str) -> 
 
 
 def _choose_verify(options: argparse.Namespace, values: Mapping[str, str]) -> Verify | None:
-    return None if options.no_verify else lambda version: _verify(options, values, version, is_edit=True)
+    """None if it is not wanted. A token is fetched for nothing but to see that there is one: whoever has none shall
+    hear of it before anything is changed."""
+    if options.no_verify:
+        return None
+    try:
+        _find_token(options, values)
+    except DeliveryError as error:
+        raise DeliveryError(f"Nothing was changed. {error.message} --no-verify does without.") from None
+
+    def verify_version(version: str) -> str:
+        try:
+            token = _find_token(options, values)  # the first one may be too old by now
+        except DeliveryError as error:
+            raise Unverified(f"not edited: {error.message}") from None
+        return _verify(options, values, version, token, is_edit=True)
+
+    return verify_version
 
 
-def _verify(options: argparse.Namespace, values: Mapping[str, str], version: str | None, is_edit: bool) -> None:
-    url = options.url or f"https://{values['HOSTNAME']}"
-    audience = options.audience or values.get("PUSH_AUDIENCE") or f"{url.rstrip('/')}/"
-    token = find_token(url, audience, options.account) if is_edit else None
+def _verify(
+    options: argparse.Namespace, values: Mapping[str, str], version: str | None, token: str | None, is_edit: bool
+) -> str:
+    url = _find_url(options, values)
     say(f"verifying {url} …")
-    asyncio.run(verify(Check(url, version, is_edit, options.quality, token, settle_s=options.wait), say))
+    return asyncio.run(verify(Check(url, version, is_edit, options.quality, token, settle_s=options.wait), say))
+
+
+def _find_url(options: argparse.Namespace, values: Mapping[str, str]) -> str:
+    return str(options.url or f"https://{values['HOSTNAME']}")
+
+
+def _find_token(options: argparse.Namespace, values: Mapping[str, str]) -> str | None:
+    url = _find_url(options, values)
+    audience = options.audience or values.get("PUSH_AUDIENCE") or f"{url.rstrip('/')}/"
+    return find_token(url, audience, options.account or name_account(values))
 
 
 def _read_project(options: argparse.Namespace) -> dict[str, str]:
@@ -123,50 +157,6 @@ def _read_project(options: argparse.Namespace) -> dict[str, str]:
     values = read_values(path)
     check_values(values, path)
     return values
-
-
-def _parse(arguments: list[str] | None) -> argparse.Namespace:
-    parser = Parser(
-        prog="python -m delivery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    verbs = parser.add_subparsers(required=True, metavar="VERB", parser_class=Parser)
-    building = verbs.add_parser("build", help="an image of what is checked out")
-    building.add_argument("--tag", help="one more tag, beside the commit's SHA and its release")
-    building.add_argument("--target", choices=("gpu", "cpu"), default="gpu")
-    building.add_argument("--push", action="store_true", help="to the registry that project.env names")
-    building.add_argument("--allow-dirty", action="store_true", help="of uncommitted files, tagged as such")
-    building.set_defaults(act=build)
-    deploying = verbs.add_parser("deploy", help="a version into the cluster; back if it does not serve")
-    deploying.set_defaults(act=deploy_version)
-    back = verbs.add_parser("rollback", help="deploy of an older version, by default of the one before")
-    back.set_defaults(act=roll_back)
-    for verb in (deploying, back):
-        verb.add_argument("--tag", help="a commit or release; its manifests are applied with its image")
-        verb.add_argument("--context", help="of the kubeconfig; by default the current one")
-        verb.add_argument(
-            "--timeout", type=float, default=1800, metavar="S", help="for the rollout, without the weights"
-        )
-        verb.add_argument(
-            "--weights", action="store_true", help="fill the weights bucket first, with this version's Job"
-        )
-        verb.add_argument("--force-conflicts", action="store_true", help="take over fields that others have set")
-        verb.add_argument("--no-verify", action="store_true", help="as before the first certificate is there")
-    checking = verbs.add_parser("verify", help="is the service the wanted version, and does it edit?")
-    checking.add_argument("--version", metavar="SHA", help="that /health must tell of")
-    checking.add_argument("--edit", action="store_true", help="have the sample photo edited")
-    checking.set_defaults(act=verify_service)
-    for verb in (deploying, back, checking):
-        verb.add_argument("--url", help="of the service; by default https://HOSTNAME of project.env")
-        verb.add_argument("--quality", default="auto", help="of the canary's edit")
-        verb.add_argument("--account", help="the service account to ask as; PAWFECT_TOKEN goes before it")
-        verb.add_argument("--audience", help="of the identity token; by default PUSH_AUDIENCE, or the URL")
-        verb.add_argument(
-            "--wait", type=float, default=300, metavar="S", help="until the load balancer knows the version"
-        )
-    for verb in (building, deploying, back, checking):
-        verb.add_argument("--overlay", default="gke-l4", help="folder under k8s/overlays")
-        verb.add_argument("--project", type=Path, metavar="FILE", help="in place of the overlay's project.env")
-    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ MARGIN = 0.02
 """How far from the mask the service may change a photo, as a share of its long edge; by default it goes 0.003 far."""
 LEAST_CHANGE = 2.0
 """Mean difference under the mask, of 255: the sample's leash is dark on a light street, so it makes some 40."""
+MAKER = "Pawfect "
+"""Before the version, in a PNG's text chunk `Software`."""
 _STEP_PX = 4
 
 
@@ -53,6 +55,17 @@ def judge(canary: Canary, result: bytes) -> str:
     if changed < LEAST_CHANGE:
         raise VerificationFailed(f"Under the mask nothing changed: by {changed:.1f} of 255 on average.")
     return f"changed by {changed:.0f} of 255 under the mask, by nothing outside it"
+
+
+def read_version(result: bytes) -> str | None:
+    """The version that made a PNG of it, as the service writes it (serve_app/photos/codec.py); None if it does not
+    say."""
+    try:
+        with Image.open(io.BytesIO(result)) as picture:
+            told = picture.info.get("Software")
+    except OSError:
+        return None
+    return told.removeprefix(MAKER) if isinstance(told, str) and told.startswith(MAKER) else None
 
 
 def _grow(hole: Image.Image, radius_px: int) -> Image.Image:

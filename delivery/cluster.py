@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,21 @@ SERVICE = "rayservices.ray.io"
 CLUSTER = "rayclusters.ray.io"
 REQUEST = "--request-timeout=30s"
 
+_CONFLICT = re.compile(r'conflicts? with "([^"]+)"(.*?)(?=conflicts? with "|Please review|$)', re.DOTALL)
+_FIELD = re.compile(r"\s(\.[\w\[]\S*)")
+
 Document = dict[str, Any]
 
 
 class Conflict(DeliveryError):
-    """Somebody else owns fields that would have another value."""
+    """Somebody else owns fields that would have another value; `owners` says who which, or what kubectl said."""
+
+    def __init__(self, owners: str) -> None:
+        super().__init__(
+            f"Others have set fields that this would set otherwise: {owners}. Put what they want into the "
+            "manifests, or take the fields over with --force-conflicts; rollback always does."
+        )
+        self.owners = owners
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +77,7 @@ class Cluster:
         if answer.status == 0:
             return answer.out.splitlines()
         if "conflict" in answer.reason.lower():
-            raise Conflict(f"Others have set fields that this would set otherwise: {_name_conflicts(answer)}")
+            raise Conflict(name_owners(answer.reason))
         raise DeliveryError(f"The cluster refuses what would be applied: {answer.reason}")
 
     def create_secret(self, name: str, texts: dict[str, str]) -> bool:
@@ -117,7 +128,12 @@ def connect(context: str | None, namespace: str) -> Cluster:
     return Cluster(context, str(clusters[0]["cluster"]["server"]), namespace)
 
 
-def _name_conflicts(answer: Output) -> str:
-    """kubectl explains at length what could be done; the first lines say who has what."""
-    told = answer.reason.partition("Please review")[0].strip()
-    return f"{told} Look at it with `kubectl get --show-managed-fields`, or take them over with --force-conflicts."
+def name_owners(told: str) -> str:
+    """`kubectl-edit has .spec.x, .spec.y` out of what kubectl says of a conflict, at length; all of it where it has
+    another form."""
+    owners: dict[str, list[str]] = {}
+    for manager, rest in _CONFLICT.findall(told):
+        # Several objects may be in conflict with the same manager, and with the same field.
+        owners.setdefault(manager, []).extend(_FIELD.findall(rest))
+    named = [f"{manager} has {', '.join(dict.fromkeys(fields))}" for manager, fields in owners.items() if fields]
+    return "; ".join(named) or told

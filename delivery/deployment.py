@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from delivery.cluster import SERVICE, Cluster, connect
-from delivery.errors import DeliveryError
+from delivery.cluster import SERVICE, Cluster, Conflict, connect
+from delivery.errors import DeliveryError, Unverified
 from delivery.images import is_in_registry, split_reference
 from delivery.rendering import Rendered, list_images, render
 from delivery.revisions import DIRTY
@@ -25,17 +25,17 @@ NOW, BEFORE = "pawfect.dev/image", "pawfect.dev/previous-image"
 
 PASSWORD_BYTES = 32
 
-DONE, TAKEN_BACK, BROKEN = 0, 1, 2
-"""Exit statuses; TAKEN_BACK is also that of everything refused before it began."""
+DONE, TAKEN_BACK, BROKEN, UNVERIFIED = 0, 1, 2, 3
+"""Exit statuses; TAKEN_BACK is also that of everything refused before it began, UNVERIFIED of what stays as it is."""
 
 Document = dict[str, Any]
-Verify = Callable[[str], None]
-"""Given the version; raises DeliveryError."""
+Verify = Callable[[str], str]
+"""Given the version; why it was not edited, or ''. Raises DeliveryError, and Unverified for what is to stay."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted. `tag` is an image's; `values` are those of project.env."""
+    """What is wanted. `tag` is an image's; `values` are those of project.env; `force` takes over others' fields."""
 
     root: Path
     overlay: str
@@ -63,8 +63,8 @@ def deploy(order: Order, verify: Verify | None, say: Say) -> int:
     cluster = connect(order.context, wanted.namespace)
     say(f"context {cluster.context}, cluster {cluster.server}, namespace {cluster.namespace}: {wanted.image}")
     before = _look(order, cluster, wanted, say)
-    _prepare(cluster, wanted, say)
-    cluster.apply(wanted.everything, dry_run=True, force=order.force)
+    _prepare(cluster, wanted, order.force, say)
+    _rehearse(cluster, wanted.everything, order.force, say)
     if order.fill_weights:
         cluster.apply(wanted.early, force=order.force)
         for cron_job in wanted.cron_jobs:
@@ -73,12 +73,15 @@ def deploy(order: Order, verify: Verify | None, say: Say) -> int:
         for line in cluster.apply(_annotate(wanted, before), force=order.force):
             say(f"  {line}")
         wait(cluster, wanted.name, wanted.image, order.patience, say)
-        if verify is not None:
-            verify(order.tag)
+        remark = "it was not verified" if verify is None else verify(order.tag)
+    except Unverified as error:
+        say(f"NOT VERIFIED: {error.message}")
+        say(f"{wanted.image} serves and stays; nothing is taken back")
+        return UNVERIFIED
     except DeliveryError as error:
         say(f"FAILED: {error.message}")
         return _restore(order, cluster, wanted, before, say)
-    say(f"{wanted.image} serves" + ("" if verify else "; it was not verified"))
+    say(f"{wanted.image} serves" + (f"; {remark}" if remark else ""))
     return DONE
 
 
@@ -109,7 +112,8 @@ def _look(order: Order, cluster: Cluster, wanted: Rendered, say: Say) -> Before:
         return Before()
     say(f"now runs {images[0]}")
     earlier = (live["metadata"].get("annotations") or {}).get(BEFORE)
-    return Before(images[0], earlier, _find_way_back(order, live, images[0], images[0] == wanted.image, say))
+    documents = _find_way_back(order, live, images[0], images[0] == wanted.image, say)
+    return Before(images[0], earlier, [_note(document, images[0], earlier) for document in documents])
 
 
 def _find_way_back(order: Order, live: Document, image: str, is_same: bool, say: Say) -> list[Document]:
@@ -129,10 +133,22 @@ def _find_way_back(order: Order, live: Document, image: str, is_same: bool, say:
     return [kept]
 
 
-def _prepare(cluster: Cluster, wanted: Rendered, say: Say) -> None:
+def _rehearse(cluster: Cluster, documents: list[Document], force: bool, say: Say) -> None:
+    """Have the server check everything. Raises Conflict unless others' fields are to be taken over; then says whose."""
+    try:
+        cluster.apply(documents, dry_run=True)
+    except Conflict as conflict:
+        if not force:
+            raise
+        say(f"taken over: {conflict.owners}")
+        cluster.apply(documents, dry_run=True, force=True)
+
+
+def _prepare(cluster: Cluster, wanted: Rendered, force: bool, say: Say) -> None:
     """The namespace and the Secrets, which the rest needs to be there; neither touches what runs."""
     spaces = [item for item in wanted.others if item["kind"] == "Namespace"]
-    cluster.apply(spaces)
+    _rehearse(cluster, spaces, force, say)
+    cluster.apply(spaces, force=force)
     if not spaces and cluster.find("namespace", cluster.namespace) is None:
         raise DeliveryError(f"There is no namespace {cluster.namespace}, and the overlay does not make it.")
     if cluster.create_secret(REDIS_SECRET, {"password": secrets.token_urlsafe(PASSWORD_BYTES)}):
@@ -142,14 +158,22 @@ def _prepare(cluster: Cluster, wanted: Rendered, say: Say) -> None:
 
 
 def _annotate(wanted: Rendered, before: Before) -> list[Document]:
-    """The documents, with what runs and what ran before noted on the RayService; its spec stays as it is, so that this
-    alone starts no rollout."""
-    service = copy.deepcopy(wanted.service)
-    notes = service["metadata"].setdefault("annotations", {})
-    notes[NOW] = wanted.image
-    if earlier := before.earlier if before.image == wanted.image else before.image:
+    """The documents, with what runs and what ran before noted on the RayService."""
+    earlier = before.earlier if before.image == wanted.image else before.image
+    return [*wanted.others, _note(wanted.service, wanted.image, earlier)]
+
+
+def _note(document: Document, image: str, earlier: str | None) -> Document:
+    """A RayService with its annotations: what is applied without them loses them. Its spec stays as it is, so that
+    they start no rollout. Other documents stay as they are."""
+    if document["kind"] != "RayService":
+        return document
+    document = copy.deepcopy(document)
+    notes = document["metadata"].setdefault("annotations", {})
+    notes[NOW] = image
+    if earlier:
         notes[BEFORE] = earlier
-    return [*wanted.others, service]
+    return document
 
 
 def _restore(order: Order, cluster: Cluster, wanted: Rendered, before: Before, say: Say) -> int:

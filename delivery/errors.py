@@ -15,5 +15,9 @@ class RolloutFailed(DeliveryError):
     """The cluster was changed, and what is wanted does not run."""
 
 
+class Unverified(DeliveryError):
+    """The cluster was changed and serves; whether it edits could not be found out, which is no fault of the version."""
+
+
 class VerificationFailed(DeliveryError):
     """The service answers, but not as the wanted version should."""

@@ -16,6 +16,9 @@ Target = Literal["gpu", "cpu"]
 BUILDERS = ("docker", "buildah", "podman")
 """In the order in which they are taken; their `build` takes the same options."""
 
+PLATFORM = "linux/amd64"
+"""Of every machine with an L4 and of all our nodes; by default a builder takes its own, which may be arm64."""
+
 _ABSENT = ("not_found", "not found", "no such manifest", "manifest unknown", "name unknown")
 
 
@@ -35,7 +38,8 @@ def build(builder: str, root: Path, references: list[str], target: Target, versi
     """The new image's id. Its output goes to ours. Raises DeliveryError."""
     with tempfile.TemporaryDirectory(prefix="pawfect-build-") as folder:
         noted = Path(folder) / "id"
-        command = [builder, "build", "--target", target, "--build-arg", f"VERSION={version}", "--iidfile", str(noted)]
+        command = [builder, "build", "--platform", PLATFORM, "--target", target, "--iidfile", str(noted)]
+        command += ["--build-arg", f"VERSION={version}"]
         for reference in references:
             command += ["--tag", reference]
         watch([*command, "."], root)

@@ -14,10 +14,11 @@ NEEDED = ("PROJECT_ID", "REGION", "HOSTNAME", "IMAGE")
 
 _LINE = re.compile(r"([A-Z][A-Z0-9_]*)=(.*)")
 _PLACEHOLDER = re.compile(
-    r"[<>$]|(?i:change[-_]?me|replace[-_]|todo|\byour[-_]|\bmy[-_]project|\bexample\b)|"
-    r"(?<![A-Z])(PROJECT|REGION|HOSTNAME)(?![A-Z])"
+    r"(?<![\w-])my-project(?![\w-])|my-project-pawfect-(?:weights|headshots)|"
+    r"(?<![\w-])example\.(?:com|org|net)(?![\w-]|\.\w)|(?<![\w-])TODO(?![\w-])|<[^>]*>"
 )
-"""How people write that something is to be filled in; no real id, e-mail, bucket or host looks so."""
+"""What the committed file has, and how people write that something is to be filled in. Exact, because project ids such
+as todo-prod and my-project-1 are real ones."""
 
 
 def read_values(path: Path) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """Filling the weights bucket: a Job made of the overlay's suspended CronJob, before a version that reads it comes.
 
-A Job's spec cannot be changed, so its name carries a hash of it, image included: it runs once for a version, and beside
-an older one it is another Job. One that failed is deleted and made again.
+A Job's spec cannot be changed, so its name carries a hash of it, image included: beside an older version's it is
+another Job. One that has ended is deleted and made again, also a successful one: the bucket may have been emptied
+since, and where all files are whole, the program in it has nothing to do.
 """
 
 from __future__ import annotations
@@ -38,11 +39,8 @@ def run_job(cluster: Cluster, job: Document, patience: Patience, say: Say) -> No
     """Raises DeliveryError when it fails, or is not done within `patience.timeout_s`."""
     name = str(job["metadata"]["name"])
     live = cluster.find("job", name)
-    if live is not None and _read(live, "Complete"):
-        say(f"Job {name} has run already")
-        return
-    if live is not None and _read(live, "Failed"):
-        say(f"Job {name} failed before; it is deleted and made again")
+    if live is not None and (ended := next((end for end in ("Complete", "Failed") if _read(live, end)), "")):
+        say(f"Job {name} ran before and is {ended}; it is deleted and made again")
         cluster.delete("job", name)
         live = None
     if live is None:

@@ -16,7 +16,9 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, JpegImagePlugin
+from PIL.PngImagePlugin import PngInfo
 
+from serve_app import __version__
 from serve_app.errors import MaskUnreadable, PhotoTooLarge, PhotoUnreadable
 from serve_app.photos.colour import find_rgb_profile, to_mask_grey, to_rgb, to_srgb
 from serve_app.photos.mask_convention import MaskConvention
@@ -163,12 +165,16 @@ def encode_image(
     subsampling: str = "4:2:0",
 ) -> bytes:
     """Encode RGB uint8 [H, W, 3] in one of `CONTENT_TYPES`: jpeg as `encode_photo` does, png and webp (at `quality`)
-    with the same profile and EXIF."""
+    with the same profile and EXIF. A PNG names this version in its text chunk `Software`."""
     if output_format == "jpeg":
         return encode_photo(pixels, icc_profile, exif, quality, subsampling)
     out = io.BytesIO()
     metadata = {name: value for name, value in (("icc_profile", icc_profile), ("exif", exif)) if value}
-    options: dict[str, Any] = {"compress_level": _PNG_LEVEL} if output_format == "png" else {"quality": quality}
+    options: dict[str, Any] = {"quality": quality}
+    if output_format == "png":
+        options = {"compress_level": _PNG_LEVEL, "pnginfo": PngInfo()}
+        # During a rollout two versions work side by side on the same jobs; this tells which one did it.
+        options["pnginfo"].add_text("Software", f"Pawfect {__version__}")
     Image.fromarray(np.ascontiguousarray(pixels)).save(out, output_format.upper(), **options, **metadata)
     return out.getvalue()
 

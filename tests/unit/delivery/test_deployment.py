@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from delivery.deployment import BEFORE, BROKEN, DONE, NOW, TAKEN_BACK, deploy, find_previous
-from delivery.errors import DeliveryError, VerificationFailed
+from delivery.deployment import BEFORE, BROKEN, DONE, NOW, TAKEN_BACK, UNVERIFIED, deploy, find_previous
+from delivery.errors import DeliveryError, Unverified, VerificationFailed
 from tests.unit.delivery.conftest import ENV, IMAGE, Clone
 from tests.unit.delivery.kubernetes import FakeCluster, FakeServer
 
@@ -22,6 +22,10 @@ class Told(list[str]):
         super().__init__()
         self.verified: list[str] = []
 
+    def verify(self, version: str) -> str:
+        self.verified.append(version)
+        return ""
+
     @property
     def text(self) -> str:
         return "\n".join(self)
@@ -33,7 +37,7 @@ def told() -> Told:
 
 
 def run(clone: Clone, tag: str, told: Told, **options: object) -> int:
-    return deploy(clone.order(tag, **options), told.verified.append, told.append)
+    return deploy(clone.order(tag, **options), told.verify, told.append)
 
 
 def read_notes(cluster: FakeCluster) -> dict[str, str]:
@@ -122,12 +126,40 @@ def test_what_does_not_come_up_is_taken_back(clone: Clone, cluster: FakeCluster,
 def test_what_runs_but_is_not_well_is_taken_back(clone: Clone, cluster: FakeCluster, told: Told) -> None:
     run(clone, clone.old, told)
 
-    def refuse(version: str) -> None:
+    def refuse(version: str) -> str:
         raise VerificationFailed(f"{version} edits nothing.")
 
     assert deploy(clone.order(clone.new), refuse, told.append) == TAKEN_BACK
     assert f"FAILED: {clone.new} edits nothing." in told
     assert read_settings(cluster)["SERVICE_NAME"] == "old"
+
+
+def test_what_could_not_be_verified_stays(clone: Clone, cluster: FakeCluster, told: Told) -> None:
+    run(clone, clone.old, told)
+
+    def wait(version: str) -> str:
+        raise Unverified("not edited: no engine yet.")
+
+    assert deploy(clone.order(clone.new), wait, told.append) == UNVERIFIED
+    assert "NOT VERIFIED: not edited: no engine yet." in told
+    assert read_settings(cluster)["SERVICE_NAME"] == "new"
+    assert read_notes(cluster) == {NOW: clone.new, BEFORE: clone.old}
+
+
+def test_a_pause_is_said(clone: Clone, cluster: FakeCluster, told: Told) -> None:
+    assert deploy(clone.order(clone.new), lambda _: "not edited: paused", told.append) == DONE
+    assert told[-1] == f"{IMAGE}:{clone.new} serves; not edited: paused"
+
+
+def test_after_a_way_back_it_is_still_known_what_ran_before(clone: Clone, cluster: FakeCluster, told: Told) -> None:
+    run(clone, clone.old, told)
+    run(clone, clone.new, told)
+    newest = clone.commit("the newest one")
+    cluster.sick.add(newest)
+    assert run(clone, newest, told) == TAKEN_BACK
+    assert "its live RayService is kept" not in told.text
+    assert read_notes(cluster) == {NOW: clone.new, BEFORE: clone.old}
+    assert find_previous(None, "pawfect", "pawfect") == clone.old
 
 
 def test_a_way_back_that_fails_too_is_said(clone: Clone, cluster: FakeCluster, told: Told) -> None:
@@ -162,10 +194,12 @@ def test_a_conflict_changes_nothing(clone: Clone, cluster: FakeCluster, told: To
     run(clone, clone.old, told)
     cluster.foreign[SERVICE] = {("spec", "serveConfigV2"): "by hand"}
     cluster.applied.clear()
-    with pytest.raises(DeliveryError, match=r'conflict with "kubectl-edit".*\.spec\.serveConfigV2.*--force-conflicts'):
+    with pytest.raises(DeliveryError, match=r"kubectl-edit has \.spec\.serveConfigV2\. .*--force-conflicts"):
         run(clone, clone.new, told)
     assert set(list_changed(cluster)) <= {("namespaces", "pawfect")}
+    assert "taken over" not in told.text
     assert run(clone, clone.new, told, force=True) == DONE
+    assert "taken over: kubectl-edit has .spec.serveConfigV2" in told
 
 
 def test_what_the_server_refuses_changes_nothing(clone: Clone, cluster: FakeCluster, told: Told) -> None:
@@ -209,8 +243,10 @@ def test_the_bucket_is_filled_first_if_asked(clone: Clone, cluster: FakeCluster,
     assert changed.index(("jobs", job)) < changed.index(SERVICE)
     container = cluster.objects["jobs", job]["spec"]["template"]["spec"]["containers"][0]
     assert container["image"] == f"{IMAGE}:{clone.new}"
+    cluster.applied.clear()
     run(clone, clone.new, told, fill_weights=True)
-    assert f"Job {job} has run already" in told
+    assert f"Job {job} ran before and is Complete; it is deleted and made again" in told
+    assert ("jobs", job) in list_changed(cluster), "the bucket may have been emptied since"
     run(clone, clone.old, told, fill_weights=True)
     assert len([name for plural, name in cluster.objects if plural == "jobs"]) == 2
 

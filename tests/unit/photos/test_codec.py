@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from serve_app import __version__
 from serve_app.errors import MaskUnreadable, PhotoTooLarge, PhotoUnreadable
-from serve_app.photos.codec import decode_mask, decode_photo, encode_photo, encode_preview, open_photo
+from serve_app.photos.codec import decode_mask, decode_photo, encode_image, encode_photo, encode_preview, open_photo
 from serve_app.settings_sections import PhotoSettings
 
 LIMITS = PhotoSettings()
@@ -221,6 +222,18 @@ def test_encoding_keeps_size_profile_and_exif() -> None:
     assert again.exif is not None
     assert again.subsampling == "4:4:4"
     assert np.abs(again.pixels.astype(int) - np.asarray(scene())).max() < 16
+
+
+def test_a_png_tells_of_its_version_and_keeps_every_pixel() -> None:
+    pixels = np.asarray(scene())
+    data = encode_image(pixels, SRGB, exif(), 95, "png")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.info["Software"] == f"Pawfect {__version__}"
+        assert image.info["icc_profile"] == SRGB
+        assert np.array_equal(np.asarray(image), pixels)
+    assert encode_image(pixels, SRGB, exif(), 95, "png") == data
+    for other in ("jpeg", "webp"):
+        assert b"Pawfect" not in encode_image(pixels, SRGB, None, 95, other)
 
 
 def test_exif_too_long_for_a_jpeg_is_left_out() -> None:
