@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from delivery.check import Check
 from delivery.errors import Unverified, VerificationFailed
 from delivery.verification import verify
 from tests.unit.delivery.service import NEW, OLD, WAITING, FakeService, Serving, draw_edit
 
+ROOT = Path(__file__).parents[3]
 PAUSED = (503, {"type": "urn:pawfect:problem:paused", "detail": "Paused by an operator: repairs."})
 BUSY = (503, {"type": "urn:pawfect:problem:store_unavailable", "detail": "The store does not answer."})
 FAILED = {"status": "failed", "error": {"code": "crashed", "message": "It crashed three times."}}
@@ -154,3 +157,8 @@ def test_an_engine_that_loads_has_the_edits_time(check: Check, service: FakeServ
 def test_without_an_edit_no_job_is_asked_for(check: Check, service: FakeService) -> None:
     assert run(replace(check, is_edit=False))[0] == ""
     assert service.asked == []
+
+
+def test_the_old_cluster_stays_as_long_as_the_check_expects() -> None:
+    manifest = yaml.safe_load((ROOT / "k8s" / "base" / "rayservice.yaml").read_text())
+    assert manifest["spec"]["rayClusterDeletionDelaySeconds"] == Check("http://localhost").old_s
