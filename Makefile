@@ -8,8 +8,8 @@ DATA   ?=
 CRDS   ?= ../shared/crds
 
 .PHONY: install install-dev weights demo headshot serve seed-session emulators replay test check format bench bench-engine \
-  soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout bench-cluster bench-cloud-calls soak-service fuzz chaos-local chaos-gcp \
-  k8s-check image-steps build deploy verify rollback docs clean
+  soak-engine bench-api bench-headshot soak-headshot bench-scaling bench-rollout bench-cluster bench-cloud-calls \
+  soak-service fuzz chaos-local chaos-gcp k8s-check image-steps build deploy verify rollback docs clean
 
 # The versions that the image has, where they are for this Python.
 PINS = $(shell $(PYTHON) -c 'import sys; print("--constraint constraints.txt" * (sys.version_info[:2] == (3, 11)))')

@@ -14,8 +14,6 @@ FUSE_GB_S = Span(1.0, 0.196)
 of 200 GiB takes, through which its cache goes (pd-balanced: 140 MB/s, and 0.28 more for each GiB)."""
 PUSH_S = 570.0
 """A push waits for so long, then it is answered 503 and comes again."""
-DEADLINE_S = 3600.0
-"""A job waits for so long, then it is failed."""
 SPOT_FALLBACK_S = 600.0
 """Without a Spot L4 the next group is tried after so long (rayservice.yaml)."""
 

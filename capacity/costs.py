@@ -61,7 +61,7 @@ def list_fixed() -> list[Cost]:
     samples = SERIES_A_NODE * (SYSTEM_NODES + CPU_NODES) * SCRAPES_A_DAY
     return [
         Cost(f"{CPU_NODES} CPU nodes", CPU_HOUR.value * CPU_NODES * HOURS, "group cpu, e2-standard-8"),
-        Cost("2 system nodes", SYSTEM_HOUR.value * SYSTEM_NODES * HOURS, "Ray's head, Redis, operator"),
+        Cost(f"{SYSTEM_NODES} system nodes", SYSTEM_HOUR.value * SYSTEM_NODES * HOURS, "Ray's head, Redis, operator"),
         Cost("GKE", CLUSTER_HOUR.value * HOURS, "management of a regional cluster"),
         Cost("disks", DISK_GIB * DISK_GIB_MONTH.value / DAYS_A_MONTH, f"{DISK_GIB} GiB"),
         Cost("load balancer", BALANCER_HOUR.value * HOURS, "two forwarding rules"),

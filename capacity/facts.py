@@ -81,6 +81,5 @@ SAMPLES = Fact("samples into Cloud Monitoring", 100_000, "1/s")
 # -- the L4 --------------------------------------------------------------------------------------------------------
 
 L4_BF16 = Fact("L4, dense bfloat16", 121.0, "TFLOP/s", "NVIDIA's data sheet: 242 with sparsity")
-L4_FP8 = Fact("L4, dense float8", 242.5, "TFLOP/s", "NVIDIA's data sheet: 485 with sparsity")
 UTILISATION_LOW = Fact("share of that peak in practice, at worst", 0.30, "")
 UTILISATION_HIGH = Fact("share of that peak in practice, at best", 0.60, "")

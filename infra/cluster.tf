@@ -152,7 +152,7 @@ resource "google_container_node_pool" "this" {
     resource_labels = merge(local.labels, { pool = each.key })
 
     gcfs_config {
-      enabled = true # image streaming: a pod starts before its 8 GB are there
+      enabled = true # image streaming: a pod starts before its gigabytes of torch and CUDA are there
     }
     gvnic {
       enabled = true

@@ -108,8 +108,8 @@ def is_secret(name: str, value: str) -> bool:
 
 
 def _list_settings(build: Build, container: Document) -> dict[str, str]:
-    ray = re.compile(r"RAY_.*")
-    return {name: value for name, value in read_environment(build, container).items() if not ray.fullmatch(name)}
+    environment = read_environment(build, container)
+    return {name: value for name, value in environment.items() if not name.startswith("RAY_")}
 
 
 def _list_environments(build: Build) -> list[tuple[Document, str, dict[str, str]]]:

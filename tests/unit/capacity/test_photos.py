@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from capacity.facts import L4_BF16, L4_FP8, L4_HOUR, L4_SPOT_HOUR, PRICES
+from capacity.facts import L4_BF16, L4_HOUR, L4_SPOT_HOUR, PRICES
 from capacity.photos import TFLOP, Span, find_dollars, find_seconds
 
 
@@ -23,10 +23,9 @@ def test_an_hours_work_costs_an_hour() -> None:
     assert find_dollars(121 * 0.3 * 3600, 0.85).high == pytest.approx(0.85)
 
 
-def test_the_published_peaks_are_dense_ones() -> None:
-    """NVIDIA's data sheet gives 242 and 485 with sparsity, which is twice what a dense product has."""
+def test_the_published_peak_is_a_dense_one() -> None:
+    """NVIDIA's data sheet gives 242 with sparsity, which is twice what a dense product has."""
     assert pytest.approx(242 / 2) == L4_BF16.value
-    assert pytest.approx(485 / 2) == L4_FP8.value
 
 
 def test_a_node_costs_its_cores_memory_and_its_gpu() -> None:
