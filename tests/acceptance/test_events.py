@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import signal
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import httpx
@@ -140,7 +140,8 @@ async def test_there_is_nothing_to_hear_of_a_job_that_is_not_there(caller: Clien
     assert refusal.value.response.json()["type"] == "urn:pawfect:problem:not_found"
 
 
-async def test_a_killed_ingress_costs_its_watchers_nothing(jobs_service: JobsService, caller: Client) -> None:
+async def test_killed_ingresses_cost_their_watchers_nothing(jobs_service: JobsService, caller: Client) -> None:
+    """One after the other, so that every watcher has lost a connection, whichever of the two it had."""
     connections = 0
 
     async def count(request: httpx.Request) -> None:
@@ -148,18 +149,33 @@ async def test_a_killed_ingress_costs_its_watchers_nothing(jobs_service: JobsSer
         connections += request.url.path.endswith("/events")
 
     caller._http.event_hooks["request"].append(count)
-    killed, other = find_ingresses(jobs_service)
-    view = await submit(caller, **{**PICTURE, "steps": 16})
-    watchers = [asyncio.create_task(hear(caller, view["job_id"])) for _ in range(12)]
-    await hear_steps(caller, view["job_id"], 2)
-    assert connections == len(watchers) + 1
-    killed.send_signal(signal.SIGKILL)
-    for events in await asyncio.gather(*watchers):
-        expect_growing(events)
-        assert events[-1].name == "done"
-    assert connections > len(watchers) + 1, "the one that was killed had watchers, and they came again"
-    async with asyncio.timeout(PATIENCE_S):
-        while len(find_ingresses(jobs_service)) < 2:
-            await asyncio.sleep(0.1)
-    assert other in find_ingresses(jobs_service)
-    await jobs_service.process.wait_ready()
+    async with occupy(caller):
+        view = await submit(caller, **INPAINTING)
+        watchers = [caller.follow(view["job_id"]) for _ in range(12)]
+        firsts = await asyncio.gather(*(anext(watcher) for watcher in watchers))
+        assert {first.name for first in firsts} == {"queued"}
+        assert connections == len(watchers)
+        rests = [asyncio.create_task(hear_rest(watcher)) for watcher in watchers]
+        await kill_ingresses(jobs_service)
+    for first, rest in zip(firsts, await asyncio.gather(*rests), strict=True):
+        expect_growing([first, *rest])
+        assert rest[-1].name == "done"
+    assert connections >= 2 * len(watchers)
+
+
+async def hear_rest(events: AsyncGenerator[JobEvent]) -> list[JobEvent]:
+    async with asyncio.timeout(PATIENCE_S), aclosing(events):
+        return [event async for event in events]
+
+
+async def kill_ingresses(service: JobsService) -> None:
+    """Each of those that run now, and wait for another in its place."""
+    killed = find_ingresses(service)
+    assert len(killed) == 2
+    for ingress in killed:
+        ingress.kill()
+        async with asyncio.timeout(PATIENCE_S):
+            while ingress in (running := find_ingresses(service)) or len(running) < 2:
+                await asyncio.sleep(0.1)
+        await service.process.wait_ready()
+    assert not set(killed) & set(find_ingresses(service))
