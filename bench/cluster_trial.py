@@ -23,7 +23,8 @@ SIDE = 512
 LONG = {"quality": "high", "steps": 150}
 """Some twenty seconds of one core: more than a Spot pod has left."""
 ROW = {"engine": "flux", "steps": 3, "guidance": 30, "detail": 0.5, "max_megapixels": 0.25}
-PATIENCE_S = 100.0
+PATIENCE_S = 240.0
+"""For each thing that is waited for; on a quiet machine the longest takes some 30 s."""
 POLL_S = 0.25
 
 

@@ -27,7 +27,8 @@ RESOLV = f"nameserver {GATEWAY}\nsearch pawfect.svc.cluster.local svc.cluster.lo
 ROOT = Path(__file__).resolve().parents[1]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The image: this machine's files, which nobody can write, with the sources in /app. What is mounted over them is as
-# the pod's volumes say. $1: folder of the pod, $2: user, $3: sources, $4: "ro" where the root cannot be written.
+# the pod's volumes say. $1: folder of the pod, $2: user, $3: sources, $4: "ro" where the root cannot be written, $5: the
+# virtual environment, which one of the mounts may have hidden: a clone may lie in /tmp.
 _CONTAINER = """
 set -e
 hostname "${1##*/}"
@@ -51,6 +52,9 @@ while read -r kind path source; do
     folder) mount --bind "$source" "$root$path"; mount -o remount,ro,bind "$root$path" ;;
   esac
 done < "$1/mounts"
+mkdir -p "$root$5"
+mount --bind "$5" "$root$5"
+mount -o remount,ro,bind "$root$5"
 [ "$4" != ro ] || mount -o remount,ro "$root"
 export PATH="$POD_PATH"
 unset POD_PATH
@@ -65,6 +69,7 @@ _IMAGE = {
     "PAWFECT_DATA_DIR": "/data",
     "PYTHONPATH": "/app",
     "NUMBA_CACHE_DIR": "/tmp/numba",  # noqa: S108 - in the pod
+    "RAY_worker_niceness": "0",  # a pod has its processors to itself; here they are shared with this machine's other work
 }
 
 
@@ -142,7 +147,7 @@ class PodNetwork:
             "POD_PATH": f"{sys.prefix}/bin:{_PATH}",
             "POD_COMMAND": pod.command,
         }
-        inside = [_CONTAINER, "pod", str(folder), str(pod.user), str(ROOT), "ro" if pod.read_only else "rw"]
+        inside = [_CONTAINER, "pod", str(folder), str(pod.user), str(ROOT), "ro" if pod.read_only else "rw", sys.prefix]
         isolate = ["unshare", "--mount", "--uts", "--pid", "--fork", "/bin/bash", "-c", *inside]
         with (folder / "log").open("ab") as log:
             self._processes[name] = subprocess.Popen(

@@ -9,6 +9,10 @@ import pytest
 
 from pawfect.emulators import VARIABLES, Emulators, find_missing
 
+# Ray makes its workers 15 nicer than what starts them. Beside anything else that computes, a service under test would
+# get no time at all.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.fixture(scope="session")
 def emulators(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:

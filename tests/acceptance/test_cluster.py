@@ -14,7 +14,8 @@ from bench.cluster_trial import SESSIONS
 
 pytestmark = pytest.mark.serve
 
-PATIENCE_S = 420.0
+PATIENCE_S = 900.0
+"""Above what the command itself waits before it says what is missing."""
 
 
 @pytest.fixture(scope="module")
