@@ -159,7 +159,24 @@ resource "google_artifact_registry_repository_iam_member" "nodes_pull" {
   member     = google_service_account.nodes.member
 }
 
-# --- The app's backend puts headshots' originals where its messages say they are.
+# --- The app's backend puts sessions' photos into a bucket that is made here and reads their results; for one of the
+# app's own it has its roles. It knows the paths, so it lists nothing: a list would show the images of others' jobs.
+resource "google_storage_bucket_iam_member" "app_photos" {
+  for_each = local.create_photos_bucket ? var.publishers : toset([])
+
+  bucket = local.buckets.photos
+  role   = "roles/storage.objectUser"
+  member = each.key
+
+  condition {
+    title       = "users"
+    description = "Photos and results of sessions"
+    expression  = "resource.name.startsWith(\"projects/_/buckets/${local.buckets.photos}/objects/users/\")"
+  }
+  depends_on = [google_storage_bucket.photos]
+}
+
+# It puts headshots' originals where its messages say they are.
 resource "google_storage_bucket_iam_member" "app_uploads" {
   for_each = var.publishers
 

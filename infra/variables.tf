@@ -110,7 +110,7 @@ variable "names" {
 
 variable "publishers" {
   type        = set(string)
-  description = "IAM members that publish sessions and headshots and put headshots' originals: the app's backend."
+  description = "IAM members that publish sessions and headshots and put headshots' originals, and sessions' photos where photos_bucket is empty: the app's backend."
   default     = []
 
   validation {

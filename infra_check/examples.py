@@ -6,16 +6,18 @@ from typing import Any
 
 PROJECT = "my-project"
 HOSTNAME = "pawfect.example.com"
+BACKEND = f"serviceAccount:backend@{PROJECT}.iam.gserviceaccount.com"
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "an empty project": {"project_id": PROJECT, "hostname": HOSTNAME},
+    "an empty project with a backend": {"project_id": PROJECT, "hostname": HOSTNAME, "publishers": [BACKEND]},
     "a project with the app in it": {
         "project_id": PROJECT,
         "hostname": HOSTNAME,
         "dns_zone": "example-com",
         "photos_bucket": f"{PROJECT}.firebasestorage.app",
         "create_database": False,
-        "publishers": [f"serviceAccount:backend@{PROJECT}.iam.gserviceaccount.com"],
+        "publishers": [BACKEND],
         "callers": [f"backend@{PROJECT}.iam.gserviceaccount.com"],
         "upload_origins": ["https://app.example.com"],
         "retention_days": {"uploads": 60},

@@ -167,6 +167,36 @@ RULES = (
         "https://cloud.google.com/load-balancing/docs/firewall-rules",
     ),
     Rule(
+        "network-operator",
+        network_rules.check_operator,
+        "without the dashboard KubeRay deploys nothing",
+        "KubeRay, ray-operator/controllers/ray/rayservice_controller.go, updateHeadPodServeLabel",
+    ),
+    Rule(
+        "network-collectors",
+        network_rules.check_collectors,
+        "what cannot be reached is not scraped",
+        "https://cloud.google.com/stackdriver/docs/managed-prometheus/setup-managed",
+    ),
+    Rule(
+        "network-out",
+        network_rules.check_ways_out,
+        "a pod that may go somewhere may go nowhere else",
+        f"{KUBERNETES}/concepts/services-networking/network-policies/",
+    ),
+    Rule(
+        "network-identity",
+        network_rules.check_identity,
+        "without a token every call of Google's APIs is refused",
+        f"{GKE}/concepts/workload-identity",
+    ),
+    Rule(
+        "network-traces",
+        network_rules.check_traces,
+        "a collector that cannot be reached costs every span",
+        "docs/observability.md",
+    ),
+    Rule(
         "gateway-targets",
         gateway_rules.check_targets,
         "a policy for nothing has no effect",

@@ -28,6 +28,11 @@ def empty(terraform: str) -> Plan:
 
 
 @pytest.fixture(scope="session")
+def backed(terraform: str) -> Plan:
+    return make_plan(INFRA, EXAMPLES["an empty project with a backend"])
+
+
+@pytest.fixture(scope="session")
 def full(terraform: str) -> Plan:
     return make_plan(INFRA, EXAMPLES["a project with the app in it"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from infra_check.examples import PROJECT
+from infra_check.examples import BACKEND, PROJECT
 from infra_check.plan import Plan
 from pawfect.replay import SUBSCRIPTION as REPLAY
 from tests.unit.infra.planned import GOOGLE, SERVE, list_grants, read_environment, subscription, topic
@@ -37,6 +37,15 @@ def check_written_prefixes(plan: Plan) -> None:
     assert re.findall(r'"([^"]+)"', condition["expression"]) == [
         f"projects/_/buckets/{bucket}/objects/{prefix}" for prefix in ("users/", "jobs/")
     ]
+
+
+def check_backend_photos(plan: Plan) -> None:
+    """Into a bucket made here the app's backend may put what its sessions name, and read what they got."""
+    bucket = read_environment(plan)["PHOTOS_BUCKET"]
+    assert {role for role, target in list_grants(plan, BACKEND) if target == bucket} == {"roles/storage.objectUser"}
+    grant = plan.resources[f'google_storage_bucket_iam_member.app_photos["{BACKEND}"]']
+    (condition,) = grant["condition"]
+    assert re.findall(r'"([^"]+)"', condition["expression"]) == [f"projects/_/buckets/{bucket}/objects/users/"]
 
 
 def check_other_grants(plan: Plan) -> None:

@@ -218,7 +218,8 @@ def test_the_schema_has_what_is_used_and_nothing_else() -> None:
 def test_the_command_plans_what_is_right(
     terraform: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delitem(EXAMPLES, "a project with the app in it")  # one is enough here
+    for more in ("an empty project with a backend", "a project with the app in it"):
+        monkeypatch.delitem(EXAMPLES, more)  # one is enough here
     assert main([]) == 0
     assert capsys.readouterr().out.startswith("infra, planned for an empty project: ")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from infra_check.configuration import INFRA
-from infra_check.examples import EXAMPLES, HOSTNAME, PROJECT
+from infra_check.examples import BACKEND, EXAMPLES, HOSTNAME, PROJECT
 from infra_check.plan import Plan, PlanFailed, make_plan
 from pawfect.resources import provision
 from tests.unit.infra import facts_access, facts_cluster, facts_pubsub, facts_stores, planned
@@ -67,6 +67,7 @@ SEEDED: dict[Callable[[Plan], None], Change] = {
         '[["users/", "jobs/"]]',
         '[["users/", "jobs/", "configuration/"]]',
     ),
+    facts_access.check_backend_photos: ("accounts.tf", "objects/users/\\", "objects/\\"),
     facts_access.check_other_grants: ("accounts.tf", "roles/secretmanager.secretAccessor", "roles/secretmanager.admin"),
     facts_access.check_identities: ("names.tf", '"pawfect"\n  create', '"default"\n  create'),
     facts_cluster.check_environment: ("outputs.tf", '["CERTIFICATE_MAP",', '["CERTMAP",'),
@@ -94,7 +95,7 @@ CHECKS = [pytest.param(check, id=check.__name__) for check in SEEDED]
 @pytest.fixture(scope="session")
 def broken(terraform: str, copy: Copy) -> Plan:
     """With all the changes at once."""
-    return make_plan(copy(*SEEDED.values()), EXAMPLES["an empty project"])
+    return make_plan(copy(*SEEDED.values()), EXAMPLES["an empty project with a backend"])
 
 
 def test_every_fact_is_checked() -> None:
@@ -104,8 +105,8 @@ def test_every_fact_is_checked() -> None:
 
 
 @pytest.mark.parametrize("check", CHECKS)
-def test_a_fact_holds(empty: Plan, check: Callable[[Plan], None]) -> None:
-    check(empty)
+def test_a_fact_holds(backed: Plan, check: Callable[[Plan], None]) -> None:
+    check(backed)
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -155,8 +156,7 @@ def test_what_the_app_has_is_left_alone(full: Plan) -> None:
 
 
 def test_the_app_may_publish_and_upload_and_nothing_else(full: Plan) -> None:
-    (backend,) = EXAMPLES["a project with the app in it"]["publishers"]
-    assert planned.list_grants(full, backend) == {
+    assert planned.list_grants(full, BACKEND) == {
         ("roles/pubsub.publisher", planned.topic(planned.GOOGLE.topic)),
         ("roles/pubsub.publisher", planned.topic(planned.GOOGLE.headshot_topic)),
         ("roles/storage.objectCreator", f"{PROJECT}-pawfect-headshots-originals"),

@@ -32,6 +32,17 @@ def local(kubectl: None) -> Build:
 
 
 @pytest.fixture(scope="session")
+def traced(kubectl: None, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """The overlay of GKE with the component of traces."""
+    copied = tmp_path_factory.mktemp("traced") / "k8s"
+    shutil.copytree(ROOT / "k8s", copied)
+    overlay = copied / "overlays/gke-l4"
+    with (overlay / "kustomization.yaml").open("a") as file:
+        file.write("components:\n  - ../../components/tracing\n")
+    return build(overlay)
+
+
+@pytest.fixture(scope="session")
 def schemas() -> Schemas:
     if not CRDS.is_dir():
         pytest.skip("no folder of custom resource definitions (variable CRDS, by default ../shared/crds)")

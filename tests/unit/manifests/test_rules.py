@@ -13,6 +13,8 @@ import pytest
 import yaml
 
 from manifests.builds import Build
+from manifests.environments import read_environment
+from manifests.pods import list_groups
 from manifests.problems import Problem
 from manifests.rulebook import RULES, check_rules
 
@@ -373,6 +375,74 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
         put("spec.ingress.0.ports", [{"port": 6379}]),
         "in on any port, as Ray needs it",
     ),
+    "the operator shut out": (
+        "network-operator",
+        "NetworkPolicy/ray",
+        put("spec.ingress.1.ports.0.port", 8266),
+        "lets kuberay-system in on 8265",
+    ),
+    "some pods of the operator's namespace": (
+        "network-operator",
+        "NetworkPolicy/ray",
+        put("spec.ingress.1.from.0.podSelector", {"matchLabels": {"app": "operator"}}),
+        "lets kuberay-system in on 8265",
+    ),
+    "metrics behind a closed door": (
+        "network-collectors",
+        "NetworkPolicy/metrics",
+        put("spec.ingress.0.ports.0.port", 8081),
+        "lets gmp-system in on 8080",
+    ),
+    "collectors of another namespace": (
+        "network-collectors",
+        "NetworkPolicy/metrics",
+        put("spec.ingress.0.from.0.namespaceSelector.matchExpressions.0.values", ["gke-gmp-system"]),
+        "lets gmp-system in on 8080",
+    ),
+    "no names": ("network-out", "NetworkPolicy/out", put("spec.egress.1.ports.0.protocol", "TCP"), "out on 53/UDP"),
+    "no long names": ("network-out", "NetworkPolicy/out", put("spec.egress.1.ports.1.port", 54), "out on 53/TCP"),
+    "the internet without the cluster": (
+        "network-out",
+        "NetworkPolicy/out",
+        put("spec.egress.2.to", [{"ipBlock": {"cidr": "0.0.0.0/0"}}]),
+        "out on 443/TCP",
+    ),
+    "Ray's nodes kept in": (
+        "network-out",
+        "NetworkPolicy/out",
+        put("spec.egress.0.to.0.podSelector", {"matchLabels": {"app.kubernetes.io/name": "redis"}}),
+        "out to l4-spot",
+    ),
+    "Redis out of reach": (
+        "network-out",
+        "NetworkPolicy/out",
+        put("spec.egress.0.to.0.podSelector", {"matchLabels": {"ray.io/is-ray-node": "yes"}}),
+        "out to Redis on 6379",
+    ),
+    "an identity without tokens": (
+        "network-identity",
+        "NetworkPolicy/identity",
+        put("spec.egress.0.ports.0.port", 8080),
+        "out to 169.254.169.254/32 on 80",
+    ),
+    "an identity without tokens on the older dataplane": (
+        "network-identity",
+        "NetworkPolicy/identity",
+        put("spec.egress.0.to.1.ipBlock.cidr", "169.254.169.253/32"),
+        "out to 169.254.169.252/32 on 988",
+    ),
+    "traces to where nothing goes": (
+        "network-traces",
+        SETTINGS,
+        put("data.PAWFECT_TRACING__OTLP_ENDPOINT", "http://otel-collector.observability:4318"),
+        "out to otel-collector.observability on 4318",
+    ),
+    "traces to where nobody comes in": (
+        "network-traces",
+        SETTINGS,
+        put("data.PAWFECT_TRACING__OTLP_ENDPOINT", "http://otel-collector:4318"),
+        "otel-collector is in this namespace",
+    ),
     "a policy of a service that is nowhere": (
         "gateway-targets",
         "HTTPRoute/pawfect",
@@ -571,8 +641,13 @@ SEEDED |= {
         "is empty",
     ),
 }
-KNOCK_ON = {"ray-head": ["drain-replicas"]}
-"""Rule → others that rightly see the same: replicas on the head end with its short drain."""
+KNOCK_ON = {
+    "ray-head": ["drain-replicas"],
+    "metrics-ports": ["network-collectors"],
+    "network-selectors": ["network-collectors"],
+}
+"""Rule → others that rightly see the same: replicas on the head end with its short drain; a port of another number, or
+a policy of another pod, keeps collectors out."""
 WHOLE = ("ray-name", "network-covered", "serve-generated")
 """Rules whose mistakes are more than one field's, or are seen by another rule, too; each has a test of its own."""
 
@@ -596,7 +671,7 @@ def unspoilt(gke: Build) -> set[Problem]:
     return set(find(gke))
 
 
-@pytest.mark.parametrize("overlay", ["gke", "local"])
+@pytest.mark.parametrize("overlay", ["gke", "local", "traced"])
 def test_the_overlays_keep_the_rules(overlay: str, request: pytest.FixtureRequest) -> None:
     assert [str(each) for each in find(request.getfixturevalue(overlay))] == []
 
@@ -632,6 +707,50 @@ def test_a_pod_that_everybody_reaches(gke: Build) -> None:
     open_build = replace(gke, documents=tuple(each for each in gke.documents if each["kind"] != "NetworkPolicy"))
     covered = [each for each in find(open_build) if each.rule == "network-covered"]
     assert len(covered) == 6  # the head and three groups, Redis, the job that fills the bucket
+
+
+def test_a_policy_with_ways_out_is_about_them(gke: Build) -> None:
+    """Also where it does not say so, as Kubernetes has it."""
+    narrow = both(put("spec.policyTypes", GONE), put("spec.egress", [{"ports": [{"port": 443}]}]))
+    built = spoil(gke, "NetworkPolicy/identity", narrow)
+    documents = tuple(each for each in built.documents if each["metadata"]["name"] != "out")
+    sentences = {each.sentence for each in find(replace(built, documents=documents)) if each.rule == "network-out"}
+    assert "no NetworkPolicy lets it out on 53/UDP." in sentences
+    assert "no NetworkPolicy lets it out on 443/TCP." not in sentences
+
+
+def test_who_may_go_anywhere_needs_no_way_out(gke: Build) -> None:
+    closed = [each for each in gke.documents if "Egress" in each.get("spec", {}).get("policyTypes", [])]
+    documents = tuple(each for each in gke.documents if each not in closed)
+    network = {each.sentence for each in find(replace(gke, documents=documents)) if each.rule.startswith("network-")}
+    assert {sentence for sentence in network if "lets it out" in sentence} == set()
+
+
+def test_the_operator_asks_a_head_that_serves(gke: Build) -> None:
+    closed = spoil(gke, "NetworkPolicy/ray", put("spec.ingress.1.ports", [{"port": 8265}]))
+    assert "network-operator" not in {each.rule for each in find(closed)}
+    serving = spoil(closed, SERVICE, put("spec.excludeHeadPodFromServeSvc", GONE))
+    told = [each.sentence for each in find(serving) if each.rule == "network-operator"]
+    assert told == ["no NetworkPolicy lets kuberay-system in on 8000."]
+
+
+def test_the_component_of_traces_names_its_collector_to_all(traced: Build) -> None:
+    (service,) = traced.list_kind("RayService")
+    endpoints = {
+        read_environment(traced, group.container).get("PAWFECT_TRACING__OTLP_ENDPOINT")
+        for group in list_groups(service)
+    }
+    assert endpoints == {"http://otel-collector.observability:4318"}
+
+
+def test_a_collector_outside_is_reached_as_the_apis_are(gke: Build) -> None:
+    built = spoil(gke, SETTINGS, put("data.PAWFECT_TRACING__OTLP_ENDPOINT", "https://collector.example.net"))
+    assert "network-traces" not in {each.rule for each in find(built)}
+
+
+def test_a_collector_that_is_no_address_is_a_wrong_value(gke: Build) -> None:
+    built = spoil(gke, SETTINGS, put("data.PAWFECT_TRACING__OTLP_ENDPOINT", "collector:port"))
+    assert {each.rule for each in find(built)} == {"settings-values"}
 
 
 def test_a_deployment_without_the_way_in(gke: Build) -> None:
