@@ -156,7 +156,7 @@ soak-service: weights install-dev
 
 # Random requests against the real service, judged by its own OpenAPI document.
 fuzz: weights install-dev
-	FUZZ_CASES=$(or $(CASES),100) $(BIN)/pytest -q -s tests/acceptance/test_openapi.py
+	FUZZ_CASES=$(or $(CASES),100) $(BIN)/pytest -q -s tests/acceptance/edits/test_openapi.py
 
 # make chaos-local [KILLS=50]
 chaos-local: weights install-dev

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.acceptance.conftest import Running
+from tests.acceptance.edits.conftest import Running
 
 pytestmark = pytest.mark.serve
 

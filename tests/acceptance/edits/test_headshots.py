@@ -15,7 +15,7 @@ from PIL import Image, ImageFilter
 from pawfect.client import Client
 from pawfect.demo import SAMPLE
 from pawfect.sessions import Backend
-from tests.acceptance.conftest import Running
+from tests.acceptance.edits.conftest import Running
 from tests.photos import encode, make_pixels
 
 pytestmark = [pytest.mark.serve, pytest.mark.weights]

@@ -21,7 +21,7 @@ from pawfect.client import Client
 from pawfect.demo import SAMPLE
 from pawfect.sessions import Backend
 from serve_app.jobs.model import Session
-from tests.acceptance.conftest import Running
+from tests.acceptance.edits.conftest import Running
 from tests.photos import make_mask, make_photo
 
 pytestmark = pytest.mark.serve

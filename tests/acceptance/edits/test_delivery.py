@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from serve_app import __version__
-from tests.acceptance.conftest import Running
+from tests.acceptance.edits.conftest import Running
 
 pytestmark = pytest.mark.serve
 

@@ -14,7 +14,7 @@ from serve_app.photos.service_links import ServiceLinks
 from serve_app.settings import Settings
 from serve_app.settings_headshots import LinkSettings
 from serve_app.stores import open_service_links
-from tests.acceptance.conftest import Running
+from tests.acceptance.edits.conftest import Running
 
 pytestmark = pytest.mark.serve
 

@@ -1,0 +1,1 @@
+"""Tests that share the service as it is shipped."""

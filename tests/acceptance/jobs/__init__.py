@@ -1,0 +1,1 @@
+"""Tests that share a service with all engines and two ingress replicas."""

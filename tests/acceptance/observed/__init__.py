@@ -1,0 +1,1 @@
+"""Tests that share a service whose logs and traces are looked at."""
