@@ -27,8 +27,8 @@ RESOLV = f"nameserver {GATEWAY}\nsearch pawfect.svc.cluster.local svc.cluster.lo
 ROOT = Path(__file__).resolve().parents[1]
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # The image: this machine's files, which nobody can write, with the sources in /app. What is mounted over them is as
-# the pod's volumes say. $1: folder of the pod, $2: user, $3: sources, $4: "ro" where the root cannot be written, $5: the
-# virtual environment, which one of the mounts may have hidden: a clone may lie in /tmp.
+# the pod's volumes say. $1: folder of the pod, $2: user, $3: sources, $4: "ro" for a root that cannot be written, $5:
+# the virtual environment, which one of the mounts may hide: a clone may lie in /tmp.
 _CONTAINER = """
 set -e
 hostname "${1##*/}"
@@ -69,7 +69,7 @@ _IMAGE = {
     "PAWFECT_DATA_DIR": "/data",
     "PYTHONPATH": "/app",
     "NUMBA_CACHE_DIR": "/tmp/numba",  # noqa: S108 - in the pod
-    "RAY_worker_niceness": "0",  # a pod has its processors to itself; here they are shared with this machine's other work
+    "RAY_worker_niceness": "0",  # a pod has its processors to itself; these are this machine's
 }
 
 
