@@ -41,6 +41,7 @@ from bench.kuberay import CLUSTER, render
 from bench.pod_cluster import Cluster
 from bench.pods import GATEWAY, ROOT, PodNetwork, find_missing
 from bench.report import report
+from delivery.project import FILE, read_values
 from pawfect.emulators import Emulators
 from pawfect.emulators import find_missing as find_missing_emulators
 from serve_app.settings import Settings
@@ -48,7 +49,6 @@ from serve_app.settings_sections import GoogleSettings
 
 OVERLAY = ROOT / "k8s" / "overlays" / "gke-l4"
 TOOLS = ("ip", "unshare", "nsenter", "kubectl", "redis-server", "wget")
-PROJECT = "my-project"
 AT_LEAST = {
     "start": {"health_check_ok": 1},
     "edit": {"edited": SESSIONS},
@@ -77,6 +77,12 @@ def start_redis(folder: Path, password: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*words, "--appendfsync", "everysec"], stdout=log, stderr=subprocess.STDOUT)
 
 
+def read_project() -> tuple[str, str]:
+    """The project and the photos bucket that the pods are told of; the app's backend, played here, uses the same."""
+    values = read_values(OVERLAY / FILE)
+    return values["PROJECT_ID"], values["PHOTOS_BUCKET"]
+
+
 async def run(folder: Path, steps: Sequence[str], head_address: str | None) -> dict[str, float]:
     password, token = secrets.token_hex(16), secrets.token_hex(32)
     folder.chmod(0o755)
@@ -87,7 +93,8 @@ async def run(folder: Path, steps: Sequence[str], head_address: str | None) -> d
     (keys / "keys.json").write_text("[]")
     manifests = render(OVERLAY, {"pawfect-redis": {"password": password}, CLUSTER: {"auth_token": token}})
     network = PodNetwork(folder / "pods", {"csi": weights, "pawfect-keys": keys})
-    with network, Emulators(folder, project=PROJECT, host=GATEWAY) as emulators:
+    project, bucket = read_project()
+    with network, Emulators(folder, project=project, host=GATEWAY) as emulators:
         redis = start_redis(folder / "redis", password)
         try:
             os.environ.update(emulators.environment())
@@ -99,7 +106,7 @@ async def run(folder: Path, steps: Sequence[str], head_address: str | None) -> d
                 "PAWFECT_GOOGLE__PUSH_ACCOUNT": "",
                 "PAWFECT_DATA_DIR": "/cache/data",  # beside emulators links are signed with a key of our own
             }
-            settings = Settings(env="gcp", project_id=PROJECT, google=GoogleSettings(bucket=f"{PROJECT}.appspot.com"))
+            settings = Settings(env="gcp", project_id=project, google=GoogleSettings(bucket=bucket))
             config = manifests.read_serve_config()
             async with httpx.AsyncClient(trust_env=False) as http:
                 trial = Trial(

@@ -35,7 +35,7 @@ def list_steps() -> list[Step]:
         Step("Ray's worker, the replica, imports of torch", Span(20, 60), "15 to 25 s measured on two cores"),
         Step("weights over GCS FUSE, 12 GB", read_weights(), "see `capacity/cold_start.py`"),
         Step("to the GPU, first step (no compilation)", Span(5, 30), "assumed"),
-        Step("the photo itself, high", photo, "computed above"),
+        Step("the photo itself, high", photo, "see [Costs](#costs)"),
     ]
 
 

@@ -30,6 +30,9 @@ SYSTEM_NODES, CPU_NODES = 2, 2
 EDITORS, INGRESSES = 1, 2
 DISK_GIB = 100 * SYSTEM_NODES + 150 * CPU_NODES + 10
 """Boot disks of infra/cluster.tf, and Redis's."""
+L4_DISK_GIB = 200
+NAT_NODE_HOUR = 0.0014
+"""Dollars that Cloud NAT takes for a node beside its address; cloud.google.com/nat/pricing."""
 SCRAPES_A_DAY = 24 * 3600 / 30
 REPOSITORY_GB = 34.0 + 20.0
 """Weights, and images of some versions."""
@@ -59,15 +62,14 @@ def list_fixed() -> list[Cost]:
     """A day of a cluster without L4s and without work."""
     idle = Calls().plus(IDLE_EDITOR, EDITORS).plus(IDLE_INGRESS, INGRESSES)
     samples = SERIES_A_NODE * (SYSTEM_NODES + CPU_NODES) * SCRAPES_A_DAY
+    nat = NAT_HOUR.value + NAT_NODE_HOUR * (SYSTEM_NODES + CPU_NODES)
     return [
         Cost(f"{CPU_NODES} CPU nodes", CPU_HOUR.value * CPU_NODES * HOURS, "group cpu, e2-standard-8"),
         Cost(f"{SYSTEM_NODES} system nodes", SYSTEM_HOUR.value * SYSTEM_NODES * HOURS, "Ray's head, Redis, operator"),
         Cost("GKE", CLUSTER_HOUR.value * HOURS, "management of a regional cluster"),
         Cost("disks", DISK_GIB * DISK_GIB_MONTH.value / DAYS_A_MONTH, f"{DISK_GIB} GiB"),
         Cost("load balancer", BALANCER_HOUR.value * HOURS, "two forwarding rules"),
-        Cost(
-            "Cloud NAT", (NAT_HOUR.value + 0.0014 * (SYSTEM_NODES + CPU_NODES)) * HOURS, "without what goes through it"
-        ),
+        Cost("Cloud NAT", nat * HOURS, "without what goes through it"),
         Cost("metrics", samples / 1e6 * SAMPLES_MILLION.value, f"{SERIES_A_NODE} series a node, every 30 s"),
         Cost("idle reads", price_calls(idle) * HOURS, f"{idle.reads * HOURS:,.0f} Firestore reads, no free tier"),
         Cost("weights, images", REPOSITORY_GB * STORED_GB_MONTH.value / DAYS_A_MONTH, f"{REPOSITORY_GB:.0f} GB"),
@@ -88,3 +90,11 @@ def find_hours_batched(photos_a_day: float, seconds: float, batches: int, hold_s
 
 def price_l4(hours: float, *, spot: bool) -> float:
     return hours * (L4_SPOT_HOUR if spot else L4_HOUR).value
+
+
+def price_l4_node() -> Cost:
+    """A day of an L4's node beside the machine itself."""
+    disk = L4_DISK_GIB * DISK_GIB_MONTH.value / DAYS_A_MONTH
+    metrics = SERIES_A_NODE * SCRAPES_A_DAY / 1e6 * SAMPLES_MILLION.value
+    how = f"its disk of {L4_DISK_GIB} GiB, metrics, Cloud NAT"
+    return Cost("an L4's node all day, beside the machine", disk + metrics + NAT_NODE_HOUR * HOURS, how)

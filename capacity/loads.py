@@ -14,6 +14,7 @@ from capacity.facts import (
     STORAGE_READS,
     STORAGE_WRITES,
 )
+from capacity.limits import LIMITS, Limits
 from capacity.measured import EDIT, EDIT_SECOND, JOB_SHARE_OF_WRITES, LEAST_REQUEST_KB, SERIES_A_NODE
 from capacity.photos import TFLOP, Span, find_seconds
 
@@ -77,21 +78,22 @@ def _same(per_photo: float) -> Callable[[float], Span]:
     return lambda rate: Span(rate * per_photo, rate * per_photo)
 
 
-def list_resources() -> list[Resource]:
+def list_resources(limits: Limits = LIMITS) -> list[Resource]:
     """In no order; `rank` puts them into one."""
     return [
-        Resource("L4s", 4, "L4s", "max_replicas of FluxFill, nodes.l4_max", count_l4s,
+        Resource("L4s", limits.l4s, "L4s", "max_replicas of FluxFill, nodes.l4_max", count_l4s,
                  "quota, then max_replicas, maxReplicas and nodes.l4_max; a faster row (8-step LoRA, fp8 arithmetic)"),
-        Resource("jobs in Editors", 4 * SLOTS, "jobs", "max_replicas of Editor × normal slots", count_running,
-                 "max_replicas of Editor, maxReplicas of group cpu, nodes.cpu_max"),
+        Resource("jobs in Editors", limits.editors * SLOTS, "jobs", "max_replicas of Editor × normal slots",
+                 count_running, "max_replicas of Editor, maxReplicas of group cpu, nodes.cpu_max"),
         Resource("nodes", 256, "nodes", "ranges.pods: a /16 at 110 pods a node", count_l4s,
                  "a further range for pods (additional_pod_ranges_config)"),
         Resource("claims", 44, "1/s", "measured on the emulator, 44 to 63; not on Firestore", _same(1.0),
                  "measure on Firestore first; then queues by shard"),
         Resource("writes of job documents", FIRESTORE_WRITES.value, "1/s", FIRESTORE_WRITES.where, count_job_writes,
                  "a shard number before `changed_at` and `created_at` (serve_app/jobs/firestore.py); "
-                 "PAWFECT_JOBS__PROGRESS_INTERVAL_S=5 alone gives about 4 times"),
-        Resource("pushes held", 2 * 4096, "pushes", "2 Ingress replicas × max_ongoing_requests", _same(HELD_S),
+                 "PAWFECT_JOBS__PROGRESS_INTERVAL_S=5 alone gives about 3 times"),
+        Resource("pushes held", limits.ingresses * limits.held, "pushes",
+                 f"{limits.ingresses} Ingress replicas × max_ongoing_requests", _same(HELD_S),
                  "num_replicas of Ingress"),
         Resource("push window", PUSH_WINDOW.value, "pushes", PUSH_WINDOW.where, _same(HELD_S),
                  "a pull subscription, or answering pushes once the job is stored"),
@@ -101,8 +103,8 @@ def list_resources() -> list[Resource]:
         Resource("object reads", STORAGE_READS.value, "1/s", STORAGE_READS.where, _same(EDIT.class_b), "the same"),
         Resource("signed links", SIGNATURES.value, "1/s", f"{SIGNATURES.where}; if every photo were a headshot",
                  _same(4.0), "quota; keep links while they last"),
-        Resource("traffic of Editors", 4 * 2000, "MB/s", "4 × e2-standard-8, 16 Gbit/s each", _same(2 * PHOTO_MB),
-                 "more CPU nodes"),
+        Resource("traffic of Editors", limits.cpu_pods * 2000, "MB/s",
+                 f"{limits.cpu_pods} × e2-standard-8, 16 Gbit/s each", _same(2 * PHOTO_MB), "more CPU nodes"),
         Resource("metrics", SAMPLES.value, "samples/s", SAMPLES.where, count_samples, "quota of the Monitoring API"),
     ]  # fmt: skip
 
@@ -112,9 +114,9 @@ def rank(resources: list[Resource]) -> list[Resource]:
     return sorted(resources, key=lambda resource: resource.find_factor().low)
 
 
-def find_exceeded(factor: float) -> list[Resource]:
+def find_exceeded(factor: float, limits: Limits = LIMITS) -> list[Resource]:
     """At so many times today's spike, with demands at their worst; the one met first, first."""
-    return [resource for resource in rank(list_resources()) if resource.find_factor().low <= factor]
+    return [resource for resource in rank(list_resources(limits)) if resource.find_factor().low <= factor]
 
 
 def find_longest_wait(rate: float, hours: float, l4s: int, seconds: float) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from capacity import cold_start, costs, loads
 from capacity.facts import EGRESS_GIB, L4_BF16, L4_HOUR, L4_QUOTA, L4_SPOT_HOUR, LOOKED_UP, PRICES
+from capacity.limits import LIMITS
 from capacity.measured import EDIT, EDIT_SECOND, HEADSHOT, HTTP_JOB, IDLE_EDITOR, IDLE_INGRESS, Calls
 from capacity.photos import TFLOP, Span, find_dollars, find_seconds
 
@@ -18,6 +19,7 @@ def make_tables() -> dict[str, str]:
         "calls": write_calls(),
         "saturation": write_saturation(),
         "loads": write_loads(),
+        "spike": write_spike(LIMITS.l4s),
         "cold-start": write_cold_start(),
         "prices": write_prices(),
     }
@@ -64,8 +66,10 @@ def write_day() -> str:
     own.append(["results to users", f"{loads.TODAY_A_DAY:.0f} × 2 MB, if all are looked at once", f"{egress:.2f}"])
     alone = sum(cost.dollars for cost in fixed) + calls + egress
     own.append(["**together**, without L4s", "", f"**{alone:.2f}**"])
+    node = costs.price_l4_node()
+    own.append([node.name, node.how, f"{node.dollars:.2f}"])
     for name, spot in (("Spot", True), ("on demand", False)):
-        total = alone + costs.price_l4(costs.HOURS, spot=spot)
+        total = alone + node.dollars + costs.price_l4(costs.HOURS, spot=spot)
         cents = 100 * total / loads.TODAY_A_DAY
         own.append([f"**together**, with one L4 all day, {name}", f"{cents:.1f} cents a photo", f"**{total:.2f}**"])
     l4 = _table(["500 photos a day, `high`", "L4 hours a day", "$ a day, on demand", "$ a day, Spot"], rows)
@@ -113,6 +117,22 @@ def write_loads() -> str:
         photos = loads.TODAY_A_DAY * factor, loads.SPIKE_A_SECOND * factor * 3600
         rows.append([f"{factor:,}×", *(f"{count:,.0f}" for count in photos), _span(whole), first, then])
     return _table(["load", "photos a day", "in the worst hour", "L4s then", "met first", "then, in this order"], rows)
+
+
+def write_spike(l4s: int) -> str:
+    """What an hour at ten times today's spike, and a second one after it, leave to so many L4s at their slowest."""
+    seconds, rate = find_seconds(TFLOP["high"][0]), 10 * loads.SPIKE_A_SECOND
+    photos = Span(3600 * l4s / seconds.high, 3600 * l4s / seconds.low)
+    said = f"- **{l4s} L4s and a spike.** They do {_span(photos).replace('–', ' to ')} photos an hour"
+    waits = [loads.find_longest_wait(rate, hours, l4s, seconds.high) for hours in (1.0, 2.0)]
+    if not any(waits):
+        return f"{said}, which keeps up with 10 times today's spike.\n"
+    left, minutes = ([_number(wait / unit) for wait in waits] for unit in (seconds.high / l4s, 60))
+    return (
+        f"{said}. One hour at 10 times today's spike leaves at most {left[0]} waiting, the last of them for "
+        f"{minutes[0]} minutes; two such hours in a row leave {left[1]}, the last for {minutes[1]}. "
+        "A job's deadline is an hour.\n"
+    )
 
 
 def write_cold_start() -> str:

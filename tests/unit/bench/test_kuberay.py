@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from bench.cluster import OVERLAY
+from bench.cluster import OVERLAY, read_project
 from bench.kuberay import CLUSTER, HEAD_HOST, Manifests, render
 from bench.pod_names import answer
 
@@ -61,6 +61,12 @@ def test_a_pod_drains_within_its_grace(manifests: Manifests) -> None:
     pods = [manifests.make_head("head"), *(manifests.make_worker("w", group) for group in ("cpu", "l4-spot", "l4"))]
     for pod in pods:
         assert float(pod.environment["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"]) < pod.grace_s
+
+
+def test_the_trial_uses_the_project_and_the_bucket_that_the_pods_have(manifests: Manifests) -> None:
+    """Whatever project is filled in."""
+    environment = manifests.make_worker("worker", "cpu").environment
+    assert read_project() == (environment["PROJECT_ID"], environment["PAWFECT_GOOGLE__BUCKET"])
 
 
 def make_query(name: str, kind: int) -> bytes:

@@ -11,6 +11,7 @@ from capacity import cold_start, costs
 from capacity.measured import Calls
 from capacity.pages import PAGE
 from capacity.photos import Span
+from capacity.tables import write_day
 from serve_app.settings_sections import JobSettings
 
 ROOT = PAGE.parent.parent
@@ -50,6 +51,25 @@ def test_two_cpu_nodes_are_most_of_what_an_idle_cluster_costs() -> None:
 def test_an_l4_of_an_hour() -> None:
     assert costs.price_l4(2, spot=False) == pytest.approx(2 * (2 * 0.14631 + 0.55821))
     assert costs.price_l4(2, spot=True) == pytest.approx(2 * (2 * 0.05851 + 0.2233))
+
+
+def test_an_l4s_node_has_a_disk_of_its_own_and_is_scraped() -> None:
+    """200 GiB at $0.11 a month, 900 series every 30 s at $0.06 a million, $0.0014 an hour for its NAT."""
+    node = costs.price_l4_node()
+    assert node.dollars == pytest.approx(200 * 0.11 * 12 / 365.25 + 900 * 2880 * 0.06 / 1e6 + 24 * 0.0014)
+    assert f"disk_gb = {costs.L4_DISK_GIB}, gpu = true" in (ROOT / "infra/cluster.tf").read_text()
+
+
+def test_an_l4_all_day_costs_its_node_too() -> None:
+    """The rows of the page add up: without L4s, the node beside the machine, 24 hours of the machine."""
+    cells = {
+        row[1].strip(" *"): row[-2].strip(" *")
+        for row in (line.split("|") for line in write_day().splitlines() if line)
+    }
+    without, node = (float(cells[name]) for name in ("together**, without L4s", costs.price_l4_node().name))
+    for name, spot in (("Spot", True), ("on demand", False)):
+        total = float(cells[f"together**, with one L4 all day, {name}"])
+        assert total == pytest.approx(without + node + costs.price_l4(24, spot=spot), abs=0.02)  # each is rounded
 
 
 def test_the_hold_is_what_is_configured() -> None:

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import yaml
 
 from capacity import loads
+from capacity.limits import LIMITS, Limits
 from capacity.measured import EDIT, EDIT_SECOND, Calls
 from capacity.pages import PAGE
 from capacity.photos import TFLOP, Span, find_seconds
+from capacity.tables import write_spike
 
 ROOT = PAGE.parent.parent
+FOUR = Limits(l4s=4, editors=4, cpu_pods=4, ingresses=2, held=4096)
+"""Whatever is configured today."""
 
 
-def get(name: str) -> loads.Resource:
-    return next(each for each in loads.list_resources() if each.name == name)
+def get(name: str, limits: Limits = FOUR) -> loads.Resource:
+    return next(each for each in loads.list_resources(limits) if each.name == name)
 
 
 def test_todays_spike_keeps_less_than_one_l4_busy() -> None:
@@ -28,7 +34,7 @@ def test_a_limit_is_met_where_demand_equals_it() -> None:
     assert resource.find_factor() == Span(pytest.approx(25), pytest.approx(50))  # 1 and 2 of 50 are asked for today
 
 
-@pytest.mark.parametrize("name", [each.name for each in loads.list_resources()])
+@pytest.mark.parametrize("name", [each.name for each in loads.list_resources(FOUR)])
 def test_each_demand_grows_in_proportion(name: str) -> None:
     demand = get(name).demand
     assert demand(2.0).low == pytest.approx(200 * demand(0.01).low)
@@ -52,7 +58,7 @@ def test_a_photo_writes_its_job_document_for_as_long_as_it_runs() -> None:
     ],
 )
 def test_what_is_met_first(factor: float, first: str | None, also: set[str]) -> None:
-    names = [each.name for each in loads.find_exceeded(factor)]
+    names = [each.name for each in loads.find_exceeded(factor, FOUR)]
     assert (names[0] if names else None) == first
     assert also <= set(names[1:])
     assert "object writes" not in names
@@ -65,14 +71,31 @@ def test_the_longest_wait_of_a_spike() -> None:
 
 
 def test_what_the_page_says_of_four_l4s_in_a_spike() -> None:
+    """3,600 s ÷ 26.3 and 13.1 s of a photo, times four; of 1,000 photos the rest is left, 26.3 s ÷ 4 apart."""
     seconds = find_seconds(TFLOP["high"][0])
     slow, fast = (4 * 3600 / each for each in (seconds.high, seconds.low))
-    waiting = 1000 - slow
     last = loads.find_longest_wait(1000 / 3600, 1.0, 4, seconds.high) / 60
-    said = f"{round(slow, -1):.0f} to {round(fast, -2):,.0f} photos an hour"
-    text = " ".join(PAGE.read_text().split())
-    assert said in text
-    assert f"leaves {round(waiting, -1):.0f} waiting at most, the last of them for {last:.0f} minutes" in text
+    said = write_spike(4)
+    assert f"They do {round(slow, -1):.0f} to {round(fast, -2):,.0f} photos an hour." in said
+    assert f"leaves at most {round(1000 - slow, -1):.0f} waiting, the last of them for {last:.0f} minutes;" in said
+    assert f"leave {round(2 * (1000 - slow), -1):.0f}, the last for {2 * last:.0f}." in said
+
+
+def test_twice_as_many_l4s_keep_up_with_it() -> None:
+    assert write_spike(8).endswith(
+        "They do 1,100 to 2,200 photos an hour, which keeps up with 10 times today's spike.\n"
+    )
+
+
+def test_progress_at_longer_intervals_saves_two_writes_of_three() -> None:
+    """Every 5 s instead of every second, of a photo's 13.1 to 26.3 s."""
+    rarely = replace(EDIT_SECOND, writes=EDIT_SECOND.writes / 5)
+    seconds = find_seconds(TFLOP["high"][0])
+    times = [
+        EDIT.plus(EDIT_SECOND, each).writes / EDIT.plus(rarely, each).writes for each in (seconds.low, seconds.high)
+    ]
+    assert [round(each, 1) for each in times] == [2.7, 3.4]
+    assert get("writes of job documents").remedy.endswith("PROGRESS_INTERVAL_S=5 alone gives about 3 times")
 
 
 def test_limits_of_ours_are_those_of_the_configuration() -> None:
@@ -84,9 +107,11 @@ def test_limits_of_ours_are_those_of_the_configuration() -> None:
     }
     overrides = yaml.safe_load((ROOT / "k8s/overlays/gke-l4/serve_overrides.yaml").read_text())["deployments"]
     ingress = next(each for each in config["deployments"] if each["name"] == "Ingress")
-    assert get("L4s").limit == most["FluxFill"]
-    assert get("jobs in Editors").limit == most["Editor"] * loads.SLOTS
-    assert get("pushes held").limit == overrides["Ingress"]["num_replicas"] * ingress["max_ongoing_requests"]
+    assert get("L4s", LIMITS).limit == most["FluxFill"]
+    assert get("jobs in Editors", LIMITS).limit == most["Editor"] * loads.SLOTS
+    held = get("pushes held", LIMITS)
+    assert held.limit == overrides["Ingress"]["num_replicas"] * ingress["max_ongoing_requests"]
+    assert held.source.startswith(f"{overrides['Ingress']['num_replicas']} Ingress replicas")
     rules = config["autoscaling_policy"]["policy_kwargs"]["deployments"]["FluxFill"]
     assert rules["utilisation"] == loads.UTILISATION
 

@@ -12,13 +12,31 @@ from pathlib import Path
 import pytest
 
 from delivery.deployment import Order
-from delivery.project import read_values
+from delivery.project import read_values, write_values
 from delivery.rollout import Patience
 from tests.unit.delivery.kubernetes import FakeCluster, FakeServer
 
 ROOT = Path(__file__).parents[3]
 ENV = "k8s/overlays/gke-l4/project.env"
 IMAGE = "us-east4-docker.pkg.dev/pets-1234/pawfect/pawfect"
+VALUES = {
+    "PROJECT_ID": "pets-1234",
+    "REGION": "us-east4",
+    "HOSTNAME": "pets.acme.dev",
+    "IMAGE": IMAGE,
+    "SERVE_ACCOUNT": "pawfect-serve@pets-1234.iam.gserviceaccount.com",
+    "WEIGHTS_ACCOUNT": "pawfect-weights@pets-1234.iam.gserviceaccount.com",
+    "PUSH_ACCOUNT": "pawfect-push@pets-1234.iam.gserviceaccount.com",
+    "PHOTOS_BUCKET": "pets-1234.appspot.com",
+    "WEIGHTS_BUCKET": "pets-1234-pawfect-weights",
+    "HEADSHOT_ORIGINALS_BUCKET": "pets-1234-pawfect-headshots-originals",
+    "HEADSHOT_OUTPUTS_BUCKET": "pets-1234-pawfect-headshots-outputs",
+    "PUSH_AUDIENCE": "https://pets.acme.dev/",
+    "STATIC_ADDRESS": "pawfect",
+    "CERTIFICATE_MAP": "pawfect",
+    "ALLOWED_CALLERS": '["pawfect-deploy@pets-1234.iam.gserviceaccount.com"]',
+}
+"""Whatever the project is whose file is committed."""
 QUICK = Patience(timeout_s=20, sick_s=0.1, poll_s=0.01)
 
 GCLOUD = """#!/bin/sh
@@ -77,8 +95,7 @@ def clone(tmp_path: Path, programs: Path) -> Clone:
     root, registry = tmp_path / "clone", tmp_path / "registry"
     shutil.copytree(ROOT / "k8s", root / "k8s")
     git(root, "init", "--quiet", "--initial-branch=main")
-    env = (root / ENV).read_text().replace("my-project", "pets-1234").replace("pawfect.example.com", "pets.acme.dev")
-    (root / ENV).write_text(env)
+    write_values(root / ENV, VALUES)
     first = Clone(root, "", "", registry)
     settings = root / "k8s/base/settings.env"
     settings.write_text(settings.read_text() + "SERVICE_NAME=old\n")

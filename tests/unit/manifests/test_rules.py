@@ -100,7 +100,12 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
     "another version of Ray": ("ray-version", SERVICE, put(f"{CLUSTER}.rayVersion", "2.59.0"), "is 2.59.0; pyproject"),
     "two images": ("ray-images", SERVICE, put(f"{L4}.{RAY}.image", "other:1"), "is other:1; the head's is"),
     "pods that restart": ("ray-restart", SERVICE, put(f"{CPU}.{POD}.restartPolicy", "Always"), "is Always"),
-    "more replicas than the most": ("ray-bounds", SERVICE, put(f"{CPU}.replicas", 9), "replicas 9, max 4"),
+    "more replicas than the most": (
+        "ray-bounds",
+        SERVICE,
+        both(put(f"{CPU}.maxReplicas", 98), put(f"{CPU}.replicas", 99)),
+        "replicas 99, max 98",
+    ),
     "one state for two clusters": (
         "ray-fault-tolerance",
         SERVICE,
@@ -165,10 +170,10 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
     "the loopback address": ("serve-proxy", SERVICE, put_serve("http_options.host", "127.0.0.1"), "127.0.0.1, not"),
     "another port of Serve's": ("serve-proxy", SERVICE, put_serve("http_options.port", 9000), "is 9000, not 8000"),
     "a port that Serve has not": ("serve-proxy", SERVICE, port(CPU, "serve", 8001), "serve is 8001; Serve listens on"),
-    "a replica more": (
+    "another queue": (
         "serve-generated",
         SERVICE,
-        put_serve("deployments.Ingress.num_replicas", 3),
+        put_serve("deployments.Ingress.max_queued_requests", 1),
         "python -m manifests",
     ),
     "another port of the metrics": (
@@ -230,10 +235,14 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
     "fewer GPUs than fractions": (
         "gpu-fractions",
         SERVICE,
-        put(f"{SPOT}.maxReplicas", 1),
+        both(
+            put_serve("deployments.FluxFill.autoscaling_config.max_replicas", 4),
+            put(f"{SPOT}.maxReplicas", 1),
+            put(f"{L4}.maxReplicas", 4),
+        ),
         "take 6 GPUs; the groups have 5",
     ),
-    "fewer CPUs than replicas": ("ray-room", SERVICE, put(f"{CPU}.rayStartParams.num-cpus", "1"), "the groups have 4"),
+    "fewer CPUs than replicas": ("ray-room", SERVICE, put(f"{CPU}.rayStartParams.num-cpus", "0"), "the groups have 0"),
     "the right to become root": (
         "container-rights",
         SERVICE,
@@ -543,7 +552,12 @@ SEEDED |= {
         "has a name; KubeRay refuses",
     ),
     "a suspended group": ("ray-unsupported", SERVICE, put(f"{CPU}.suspend", True), "autoscaler is on"),
-    "no pod at all": ("ray-bounds", SERVICE, both(put(f"{CPU}.minReplicas", 5)), "min 5, replicas 2, max 4"),
+    "no pod at all": (
+        "ray-bounds",
+        SERVICE,
+        both(put(f"{CPU}.maxReplicas", 98), put(f"{CPU}.minReplicas", 99)),
+        "min 99, replicas 2, max 98",
+    ),
     "a drain that is no number": (
         "drain-grace",
         SERVICE,

@@ -42,12 +42,17 @@ def test_flux_on_a_cpu_asks_for_no_gpu() -> None:
     assert on_cpu == {"num_cpus": 1}
 
 
-def test_cpus_are_counted_for_all_replicas_that_may_run() -> None:
-    without = count_cpus(read_plan(CONFIG, Settings(), HOST), Settings())
+def test_cpus_are_counted_for_all_replicas_that_may_run(tmp_path: Path) -> None:
+    content = yaml.safe_load(CONFIG.read_text())
+    for name, most in {"Editor": 4, "Headshots": 2, "FluxFill": 4, "PromptEncoder": 1}.items():
+        find(content, name)["autoscaling_config"]["max_replicas"] = most
+    path = tmp_path / "serve_config.yaml"
+    path.write_text(yaml.safe_dump(content))
+    without = count_cpus(read_plan(path, Settings(), HOST), Settings())
     flux = Settings(flux=FluxSettings(checkpoints={"flux-fill-dev": "x"}))
     # Four Editors at a half, Ingress, Draft, two Headshots; with FLUX four more, and the prompt encoder.
     assert without == 6
-    assert count_cpus(read_plan(CONFIG, flux, HOST), flux) == 11
+    assert count_cpus(read_plan(path, flux, HOST), flux) == 11
 
 
 def change(path: Path, **application: Any) -> Path:
