@@ -19,6 +19,7 @@ from tests.promql import RULES, Rule, find_readings, read_rules
 ROOT = RULES.parents[2]
 CASES = sorted((RULES.parent / "tests").glob("*.yaml"))
 ALERTS = [rule for rule in read_rules() if rule.is_alert]
+WITHOUT_FIGURE = ("PawfectNotSeen", "PawfectStoreUnreachable", "PawfectPausedLong")
 WINDOW = re.compile(r"(?<=increase)\d+[mhd]|(?<=\[)\d+[mhd](?=\])")
 
 
@@ -73,7 +74,7 @@ def test_the_windows_of_a_promise_differ_in_their_length_only() -> None:
 def test_an_alert_says_how_bad_it_is_and_where_to_read_on(alert: Rule) -> None:
     assert alert.labels["severity"] in ("page", "ticket")
     assert alert.annotations["summary"].endswith(".")
-    assert "{{" in alert.annotations["summary"] or alert.name in ("PawfectNotSeen", "PawfectPausedLong"), "the figure"
+    assert "{{" in alert.annotations["summary"] or alert.name in WITHOUT_FIGURE
     assert alert.annotations["runbook_url"] == f"docs/runbooks.md#{alert.name.lower()}"
 
 
