@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.promises import BUDGETS
 from serve_app import errors
 from tests.metric_names import find_wrong
 from tests.promql import RULES, Rule, find_readings, read_rules
@@ -21,13 +21,6 @@ CASES = sorted((RULES.parent / "tests").glob("*.yaml"))
 ALERTS = [rule for rule in read_rules() if rule.is_alert]
 WITHOUT_FIGURE = ("PawfectNotSeen", "PawfectStoreUnreachable", "PawfectPausedLong")
 WINDOW = re.compile(r"(?<=increase)\d+[mhd]|(?<=\[)\d+[mhd](?=\])")
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    if (found := shutil.which("promtool")) is None:
-        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
-    return found
 
 
 def test_the_rules_are_ones(promtool: str) -> None:
@@ -68,6 +61,17 @@ def test_the_windows_of_a_promise_differ_in_their_length_only() -> None:
             shapes[key].add(WINDOW.sub("", rule.expression))
     assert {len(each) for each in shapes.values()} == {1}
     assert len(shapes) == 4, "bad and counted, of jobs and edits"
+
+
+def test_alerts_and_panels_have_the_same_budgets() -> None:
+    seen = []
+    for alert in ALERTS:
+        if budgets := set(re.findall(r"> [\d.]+ \* ([\d.]+)", alert.expression)):
+            (slo,) = set(re.findall(r'slo="(\w+)"', alert.expression))
+            assert budgets == {BUDGETS[slo]}
+            assert f"(the budget is {float(BUDGETS[slo]) * 100:g} %)" in alert.annotations["summary"]
+            seen.append(slo)
+    assert sorted(seen) == ["edits", "edits", "jobs", "jobs"]
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
