@@ -41,7 +41,7 @@ resource "google_monitoring_alert_policy" "oldest_message" {
     }
   }
   documentation {
-    content = "PawfectPubSubWaits in docs/runbooks.md. This one comes also when the cluster itself, and so Prometheus, is gone."
+    content = "PawfectPubSubWaits in docs/runbooks.md. This one does not know of pauses: half an hour into one (pawfect controls) it comes, and means nothing. It comes also when the cluster itself, and so Prometheus, is gone."
   }
 }
 

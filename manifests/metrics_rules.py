@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
+
+import promql_parser
 
 from manifests.builds import Build, Document
 from manifests.pods import list_groups, list_pods, selects
@@ -13,6 +16,8 @@ from manifests.problems import Problems, report
 PORT_NAME = "metrics"
 KUBERAY_PORT = "8080"
 """metrics-export-port where rayStartParams do not say."""
+OWN = ("ray_", "pawfect:")
+"""Series that have the cluster's labels begin with these: what is scraped here, and what rules here record."""
 METRIC = re.compile(r"\bray_(?!io_)\w+")  # ray_io_… are labels
 
 
@@ -61,6 +66,40 @@ def check_kept(build: Build) -> Problems:
             if lost:
                 sentence = f"drops {', '.join(lost)}, which {document['kind']} {document['metadata']['name']} reads."
                 yield report(monitoring, "spec.endpoints", sentence)
+
+
+def check_namespace(build: Build) -> Problems:
+    """Rules are evaluated over their own namespace's series alone."""
+    for rules in build.list_kind("Rules"):
+        for number, group in enumerate(rules["spec"]["groups"]):
+            for rule in group["rules"]:
+                where, name = f"spec.groups.{number}.rules", rule.get("alert") or rule["record"]
+                try:
+                    selected = set(_find_selected(promql_parser.parse(rule["expr"])))
+                except ValueError as error:
+                    yield report(rules, where, f"{name} is no PromQL: {error}.")
+                    continue
+                if foreign := sorted(each for each in selected if not each.startswith(OWN)):
+                    yield report(rules, where, f"{', '.join(foreign)} in {name} is not of the cluster.")
+
+
+def _find_selected(node: Any) -> Iterator[str]:
+    """Names of the series that an expression reads; a selector without one as it stands."""
+    match node:
+        case promql_parser.VectorSelector():
+            yield node.name or node.prettify()
+        case promql_parser.MatrixSelector():
+            yield from _find_selected(node.vector_selector)
+        case promql_parser.BinaryExpr():
+            yield from _find_selected(node.lhs)
+            yield from _find_selected(node.rhs)
+        case promql_parser.Call():
+            for argument in node.args:
+                yield from _find_selected(argument)
+        case promql_parser.AggregateExpr() | promql_parser.SubqueryExpr():
+            yield from _find_selected(node.expr)
+        case promql_parser.ParenExpr() | promql_parser.UnaryExpr():
+            yield from _find_selected(node.expr)
 
 
 def _passes(rule: Document, name: str) -> bool:

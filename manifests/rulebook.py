@@ -83,6 +83,12 @@ RULES = (
         "monitoring/, k8s/alerts/",
     ),
     Rule(
+        "metrics-namespace",
+        metrics_rules.check_namespace,
+        "Rules are given the cluster's and the namespace's labels, which Google's own series have not",
+        "https://cloud.google.com/stackdriver/docs/managed-prometheus/rules-managed",
+    ),
+    Rule(
         "gpu-whole",
         gpu_rules.check_whole,
         "extended resources are whole, and requests are limits",

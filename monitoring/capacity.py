@@ -98,7 +98,7 @@ COST = Row(
             "PAWFECT_ENGINES__GPU_HOUR_USD is the price. It counts what replicas hold; a node costs a little longer.",
         ),
         Panel(
-            "Share of held GPU time that was idle, of a day",
+            "Share of held GPU time that completed no job, of a day",
             Unit.SHARE,
             (
                 Query(
@@ -107,7 +107,8 @@ COST = Row(
                     "{{engine}}",
                 ),
             ),
-            "`pawfect controls`: is a floor or a pin still wanted? If not, `pawfect scale DEPLOYMENT --auto`.",
+            "`pawfect controls`: is a floor or a pin still wanted? If not, `pawfect scale DEPLOYMENT --auto`. Runs "
+            "that failed or were cancelled count here, too: nobody knows how long the engine worked on them.",
         ),
     ),
 )

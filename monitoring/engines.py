@@ -59,6 +59,10 @@ REPLICAS = Row(
                     "sum by (engine, outcome) (increase(ray_pawfect_engine_loads_total[$__rate_interval]))",
                     "{{engine}} {{outcome}}",
                 ),
+                Query(
+                    "max by (engine) (last_over_time(ray_pawfect_engine_load_failed[2m]))",
+                    "{{engine}} failed, as the Editors see it",
+                ),
             ),
             "Failed: `/ready` and the replica's log say why. Many loads an hour: a floor, or a longer downscale.",
         ),
@@ -70,11 +74,12 @@ REPLICAS = Row(
             width=12,
         ),
         Panel(
-            "Start of a replica, p95 since the head node started",
+            "Start of a replica, p95 of a day",
             Unit.MILLISECONDS,
             (
                 Query(
-                    "histogram_quantile(0.95, sum by (le, deployment) (ray_serve_replica_startup_latency_ms_bucket))",
+                    "histogram_quantile(0.95, sum by (le, deployment) "
+                    "(increase(ray_serve_replica_startup_latency_ms_bucket[1d])))",
                     "{{deployment}}",
                 ),
             ),
@@ -87,7 +92,7 @@ ENGINES = Row(
     "Engines",
     (
         Panel(
-            "Requests in the engines",
+            "Requests in FLUX",
             Unit.COUNT,
             (
                 Query(
@@ -109,7 +114,7 @@ ENGINES = Row(
             "1 under load is right for large crops. For small ones see flux.batch_rows and flux.batch_megapixels.",
         ),
         Panel(
-            "Requests that ended badly, by kind",
+            "Requests that ended badly in FLUX, by kind",
             Unit.COUNT,
             (
                 Query(

@@ -50,6 +50,12 @@ WORK = Row(
             "A job is failed an hour after it came. Waiting above 20 minutes pages; so scale up before that.",
         ),
         Panel(
+            "Job store: 1 while an Editor can read it",
+            Unit.COUNT,
+            (Query("pawfect:store_reachable:max"),),
+            "At 0 nothing is edited and the figures of the queue end. See Google's status page and the Editors' log.",
+        ),
+        Panel(
             "Pub/Sub: messages not acknowledged",
             Unit.COUNT,
             (
@@ -99,7 +105,7 @@ WRONG = Row(
                     "{{reason}}",
                 ),
             ),
-            "Once the cause is gone, `make replay` lists them and sends back the chosen ones.",
+            "Once the cause is gone, `python -m pawfect.replay` in a pod lists them and sends back the chosen ones.",
         ),
         Panel(
             "Pushes, by answer",

@@ -10,8 +10,8 @@ import prometheus_client
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 30, 45, 60, 90, 120, 180, 300, 600)
 """Bucket bounds in seconds, from 10 ms to 10 min; fine between 10 and 60 s, where the promise to the app lies."""
-ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Bucket bounds for the size of a batch."""
+ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+"""Bucket bounds for the size of a batch, up to what flux.batch_rows allows."""
 
 
 class Kind(Enum):
@@ -53,6 +53,14 @@ END_TO_END_SECONDS = Metric(
     "since it came, else warm; unknown where nobody watched.",
     ("outcome", "quality", "engine", "source", "start"),
 )
+PROMISES = ("kept", "broken")
+EDITS = Metric(
+    "pawfect_edits_total",
+    Kind.COUNTER,
+    "Completed session edits, by the promise to the app: kept when they ended within 60 s of publishTime, else broken; "
+    "by start: cold, warm, unknown.",
+    ("promise", "start"),
+)
 COST_USD = Metric(
     "pawfect_cost_usd_total", Kind.COUNTER, "GPU cost of completed jobs, in US dollars.", ("quality", "engine")
 )
@@ -74,6 +82,7 @@ BACKLOG_SECONDS = Metric(
     "Engine seconds of work that waits or runs, as the scaling policy sees it while nothing is paused.",
     ("deployment",),
 )
+STORE_REACHABLE = Metric("pawfect_store_reachable", Kind.GAUGE, "1 while this Editor can read the job store, else 0.")
 PAUSED = Metric("pawfect_paused", Kind.GAUGE, "1 while consumption is paused, else 0.")
 REPLICAS = Metric(
     "pawfect_replicas", Kind.GAUGE, "Replicas by state: running, starting, stopping.", ("deployment", "state")
@@ -94,6 +103,12 @@ ENGINE_LOADS = Metric(
     Kind.COUNTER,
     "Model loads of replicas that ended: loaded, which is a cold start, or failed for good.",
     ("engine", "outcome"),
+)
+ENGINE_LOAD_FAILED = Metric(
+    "pawfect_engine_load_failed",
+    Kind.GAUGE,
+    "1 for 2 minutes after an Editor learnt that a replica's model did not load, else 0.",
+    ("engine",),
 )
 ENGINE_SECONDS = Metric(
     "pawfect_engine_seconds_total", Kind.COUNTER, "Seconds engines worked on requests.", ("engine",)
@@ -160,6 +175,7 @@ ALL = (
     ATTEMPTS,
     STAGE_SECONDS,
     END_TO_END_SECONDS,
+    EDITS,
     COST_USD,
     GPU_HOUR_USD,
     JOBS_QUEUED,
@@ -167,12 +183,14 @@ ALL = (
     OLDEST_QUEUED_SECONDS,
     OLDEST_RUNNING_SECONDS,
     BACKLOG_SECONDS,
+    STORE_REACHABLE,
     PAUSED,
     REPLICAS,
     REPLICAS_BY_HAND,
     ENGINE_LOAD_SECONDS,
     ENGINE_READY,
     ENGINE_LOADS,
+    ENGINE_LOAD_FAILED,
     ENGINE_SECONDS,
     HEADSHOT_STAGE_SECONDS,
     HEADSHOT_REASONS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
@@ -12,7 +13,9 @@ from ray.serve.schema import DeploymentStatusOverview
 
 from serve_app import metrics
 from serve_app.clock import SystemClock
-from serve_app.deployments.handles import REPLICA_STATES, STATE_INTERVAL_S, EngineHandle, ask_state, look_up
+from serve_app.deployments.handles import REPLICA_STATES, STATE_INTERVAL_S, EngineHandle, ask_state, is_failing, look_up
+from serve_app.deployments.load_failures import LoadFailures
+from serve_app.deployments.prompt_encoder import NAME as ENCODER_NAME
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.starts import Starts
 from serve_app.errors import ConfigurationError
@@ -67,6 +70,7 @@ class EditorShell:
         self._stores = stores = open_stores(settings)
         clock, self._sink = SystemClock(), RaySink()
         self._starts = Starts(clock)
+        self._load_failures = LoadFailures(clock, self._sink)
         self._counting = JobMetrics(self._sink, settings, self._starts)
         self._counting.declare()
         clients = {name: EngineHandle(handle) for name, handle in engines.items()}
@@ -155,12 +159,16 @@ class EditorShell:
             try:
                 deployments = await asyncio.to_thread(look_up)
                 self._show_replicas(deployments)
+                if is_failing(deployments.get(ENCODER)):
+                    self._load_failures.note(ENCODER_NAME)
                 for name, handle in self._engines.items():
                     overview = deployments.get(handle.deployment_name)
-                    self._states[name] = await ask_state(handle, overview, self._states[name])
+                    failed = partial(self._load_failures.note, name)
+                    self._states[name] = await ask_state(handle, overview, self._states[name], on_failed=failed)
                     self._starts.note(name, self._states[name])
             except Exception:
                 log.exception("the state of the engines could not be read")
+            self._load_failures.show((*self._engines, ENCODER_NAME))
             self._sink.record(metrics.GPU_HOUR_USD, self._settings.engines.gpu_hour_usd)
             await asyncio.sleep(STATE_INTERVAL_S)
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from ray import serve
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
-from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, ReplicaState
+from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview, DeploymentStatusTrigger, ReplicaState
 
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.protocol import Event, Queued, Request
@@ -57,16 +57,23 @@ REPLICA_STATES: Mapping[str, tuple[ReplicaState, ...]] = {
 
 
 async def ask_state(
-    handle: DeploymentHandle[Any], overview: DeploymentStatusOverview | None, last: LoadState | None
+    handle: DeploymentHandle[Any],
+    overview: DeploymentStatusOverview | None,
+    last: LoadState | None,
+    *,
+    on_failed: Callable[[], None] = lambda: None,
 ) -> LoadState | None:
-    """An engine's state: what a replica says; None when Serve wants none; loading while none runs."""
+    """An engine's state: what a replica says; None when Serve wants none; loading while none runs. `on_failed` is told
+    of a replica whose model did not load, also where another one is ready."""
     name = handle.deployment_name
     if overview is None or not (running := overview.replica_states.get(ReplicaState.RUNNING, 0)):
         if overview is not None and overview.status == DeploymentStatus.HEALTHY and not overview.replica_states:
             return None  # scaled to zero; asking it would wake it
+        if overview is not None and overview.status_trigger == DeploymentStatusTrigger.REPLICA_STARTUP_FAILED:
+            on_failed()  # the load had failed before Serve's first health check, so that no replica ever runs
         return LoadState(Phase.LOADING, f"No replica of {name} runs.", 0.0)
     try:
-        state = await asyncio.wait_for(_ask_replicas(handle, running), STATE_INTERVAL_S * 2)
+        state = await asyncio.wait_for(_ask_replicas(handle, running, on_failed), STATE_INTERVAL_S * 2)
     except TimeoutError:
         # A saturated engine has no place for the question either: if it was ready, it still is.
         if last is not None and last.phase is Phase.READY:
@@ -77,15 +84,22 @@ async def ask_state(
     return state
 
 
-async def _ask_replicas(handle: DeploymentHandle[Any], running: int) -> LoadState:
+async def _ask_replicas(handle: DeploymentHandle[Any], running: int, on_failed: Callable[[], None]) -> LoadState:
     """What a ready replica says, if one is met. Ray chooses who is asked, so several may be: while an engine grows, one
     replica loads beside one that is ready."""
-    for _ in range(QUESTIONS * (running - 1)):
+    left = QUESTIONS * (running - 1)
+    while True:
         state: LoadState = await handle.load_state.remote()
-        if state.phase is Phase.READY:
+        if state.phase is Phase.FAILED:
+            on_failed()
+        if state.phase is Phase.READY or not left:
             return state
-    last: LoadState = await handle.load_state.remote()
-    return last
+        left -= 1
+
+
+def is_failing(overview: DeploymentStatusOverview | None) -> bool:
+    """Whether Serve cannot bring up a deployment's replicas, or keep them."""
+    return overview is not None and overview.status in (DeploymentStatus.UNHEALTHY, DeploymentStatus.DEPLOY_FAILED)
 
 
 def look_up() -> Mapping[str, DeploymentStatusOverview]:

@@ -11,19 +11,26 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.deployments.replica_metrics import INTERVAL_S, ReplicaMetrics
 from serve_app.engines.loading import Loader, LoadState, Phase
 from serve_app.errors import EngineUnavailable, PawfectError
+from serve_app.metrics import Sink
+from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.telemetry import configure_logging
 
 if TYPE_CHECKING:
     from serve_app.flux.text import TextEmbedding, TextEncoder
 
+NAME = "prompt-encoder"
+"""What its metrics call it, as engine."""
+
 
 class PromptEncoderShell:
     """The encoders of the model that row `name` of `flux.spec` describes; all models of its family have the same."""
 
-    def __init__(self, settings: Settings, name: str) -> None:
+    def __init__(self, settings: Settings, name: str, sink: Sink | None = None) -> None:
+        """To be called in an event loop."""
         configure_logging(settings.log_level, settings.service_name, settings.project_id)
         engines = settings.engines
 
@@ -35,7 +42,9 @@ class PromptEncoderShell:
         self._loader = Loader(
             load, name="prompt encoder", timeout_s=engines.load_timeout_s, backoff_s=engines.load_backoff_s
         )
+        self._metrics = ReplicaMetrics(NAME, sink or RaySink(), gpu_share=0.0)  # `load_encoder` takes the CPU
         self._loader.start()
+        self._counting = asyncio.create_task(self._count(), name=f"{NAME}-counting")
 
     async def encode(self, prompt: str) -> TextEmbedding | PawfectError:
         """Errors are returned: raised, they would come out of Ray as another class."""
@@ -46,16 +55,29 @@ class PromptEncoderShell:
             return error
 
     async def load_state(self) -> LoadState:
-        return self._loader.state()
+        state = self._loader.state()
+        self._metrics.record_load(state)
+        return state
 
     async def check_health(self) -> None:
         """Raises when the replica should be replaced: its encoders did not load."""
-        state = self._loader.state()
+        state = await self.load_state()
         if state.phase is Phase.FAILED:
             raise RuntimeError(f"The prompt encoder did not load: {state.reason}")
 
     async def stop(self) -> None:
+        await self.load_state()
+        self._metrics.give_up_load()
         self._loader.close()
+        self._counting.cancel()
+        await asyncio.gather(self._counting, return_exceptions=True)
+        self._metrics.count_held()
+
+    async def _count(self) -> None:
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            await self.load_state()
+            self._metrics.count_held()
 
 
 class PromptEncoderHandle:

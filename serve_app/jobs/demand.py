@@ -92,13 +92,20 @@ class DemandMeter:
 
     async def run(self) -> None:
         while True:
-            try:
-                await self.observe()
-            except StoreUnavailable as error:
-                log.warning("the backlog is not known: %s", error)
-            except Exception:
-                log.exception("defect in the demand meter")
+            await self.refresh()
             await asyncio.sleep(INTERVAL_S)
+
+    async def refresh(self) -> None:
+        """Observe, and show whether that could be done: without the store nobody knows of a queue to alert about."""
+        is_reachable = False
+        try:
+            await self.observe()
+            is_reachable = True
+        except StoreUnavailable as error:
+            log.warning("the backlog is not known: %s", error)
+        except Exception:
+            log.exception("defect in the demand meter")
+        self._sink.record(metrics.STORE_REACHABLE, float(is_reachable))
 
     async def observe(self) -> None:
         """Raises StoreUnavailable, and what was known stays."""

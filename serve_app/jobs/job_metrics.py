@@ -15,6 +15,8 @@ from serve_app.settings import Settings
 HEADSHOT = "headshot"
 """Source and quality of headshots, which have no row of the quality table."""
 SOURCES = ("session", "http", HEADSHOT)
+PROMISED_S = 60.0
+"""Of a session edit, from publishTime to its end: the promise to the app."""
 OTHER = "other"
 """A quality or engine that is not known here: of a row that has been removed, of another version."""
 UNKNOWN = "unknown"
@@ -48,6 +50,10 @@ class JobMetrics:
         for kind in (*walk_errors(PermanentError), *walk_errors(TransientError)):
             self._sink.declare(metrics.DEAD_LETTERS, reason=kind.code)
         self._sink.declare(metrics.DEAD_LETTERS, reason=UNKNOWN)
+        for promise, start in product(metrics.PROMISES, Start):
+            self._sink.declare(metrics.EDITS, promise=promise, start=str(start))
+        for metric, engine in product((metrics.ENGINE_SECONDS, metrics.GPU_SECONDS), ENGINES):
+            self._sink.declare(metric, engine=engine)
 
     def _declare_jobs(self) -> None:
         table = [(name, row.engine) for name, row in self._settings.qualities.items()]
@@ -55,6 +61,8 @@ class JobMetrics:
         for (source, quality, engine), (outcome, fault) in product((*rows, (HEADSHOT, HEADSHOT, HEADSHOTS)), ENDS):
             labels = {"outcome": str(outcome), "fault": str(fault)}
             self._sink.declare(metrics.JOBS, source=source, quality=quality, engine=engine, **labels)
+        for quality, engine in (*table, (HEADSHOT, HEADSHOTS)):
+            self._sink.declare(metrics.COST_USD, quality=quality, engine=engine)
 
     def count(self, job: Job, *, ran_here: bool) -> None:
         """Count a job that has ended. What it met can be told only where it ran, and right after."""
@@ -72,6 +80,9 @@ class JobMetrics:
                 self._sink.record(metrics.STAGE_SECONDS, job.stage_seconds[stage], stage=str(stage), **labels)
         if job.status is Status.COMPLETED:
             self._sink.record(metrics.COST_USD, job.cost, **labels)
+            if job.session is not None:
+                promise = "kept" if elapsed <= PROMISED_S else "broken"
+                self._sink.record(metrics.EDITS, promise=promise, start=str(start))
         if job.status is Status.FAILED:
             self._sink.record(metrics.DEAD_LETTERS, reason=name_reason(job.error_code))
 

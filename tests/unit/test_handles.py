@@ -14,7 +14,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 
 from serve_app.deployments import handles
-from serve_app.deployments.handles import EngineHandle, ask_state
+from serve_app.deployments.handles import EngineHandle, ask_state, is_failing
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.protocol import Crop, FillRequest, Queued, Step
 from serve_app.errors import EngineFailed, EngineUnavailable
@@ -152,6 +152,42 @@ async def test_of_several_replicas_a_ready_one_is_looked_for(running: int, phase
     assert state is not None
     assert state.phase is phase
     assert len(handle.first) == 2 - min(2, 3 * running - 2), "one replica is asked once"
+
+
+FAILED = LoadState(Phase.FAILED, "no such checkpoint", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("trigger", "replicas", "answers", "phase", "times"),
+    [
+        ("UNSPECIFIED", {"RUNNING": 1}, (FAILED,), Phase.FAILED, 1),
+        ("UNSPECIFIED", {"RUNNING": 2}, (FAILED, LOADING, READY), Phase.READY, 1),
+        ("UNSPECIFIED", {"RUNNING": 1}, (LOADING,), Phase.LOADING, 0),
+        ("REPLICA_STARTUP_FAILED", {"STARTING": 1}, (READY,), Phase.LOADING, 1),
+        ("HEALTH_CHECK_FAILED", {"STARTING": 1}, (READY,), Phase.LOADING, 0),
+    ],
+)
+async def test_a_load_that_failed_is_told(
+    trigger: str, replicas: dict[str, int], answers: tuple[LoadState, ...], phase: Phase, times: int
+) -> None:
+    overview = DeploymentStatusOverview(
+        DeploymentStatus("UNHEALTHY"),
+        DeploymentStatusTrigger(trigger),
+        replicas,  # type: ignore[arg-type]
+        "",
+    )
+    told: list[None] = []
+    handle: Any = FakeEngineHandle(answers[-1], *answers[:-1])
+    state = await ask_state(handle, overview, None, on_failed=lambda: told.append(None))
+    assert state is not None
+    assert (state.phase, len(told)) == (phase, times)
+
+
+@pytest.mark.parametrize(("status", "failing"), [("HEALTHY", False), ("UNHEALTHY", True), ("DEPLOY_FAILED", True)])
+def test_a_deployment_fails_as_serve_says(status: str, failing: bool) -> None:
+    trigger = next(iter(DeploymentStatusTrigger))
+    assert is_failing(DeploymentStatusOverview(DeploymentStatus(status), trigger, {}, "")) is failing
+    assert not is_failing(None)
 
 
 def test_a_load_state_crosses_processes() -> None:

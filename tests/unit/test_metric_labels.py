@@ -16,6 +16,8 @@ from serve_app import metrics
 from serve_app.clock import SystemClock
 from serve_app.deployments.engines import EngineShell
 from serve_app.deployments.handles import REPLICA_STATES
+from serve_app.deployments.load_failures import LoadFailures
+from serve_app.deployments.prompt_encoder import NAME as ENCODER_NAME
 from serve_app.engines.draft import DraftEngine
 from serve_app.engines.protocol import Done, Failed
 from serve_app.engines.starts import Start
@@ -47,9 +49,10 @@ CODES = {kind.code for kind in walk_errors()}
 BOUNDS: dict[str, set[str]] = {
     "outcome": {"completed", "failed", "cancelled", "loaded"},
     "quality": {*DEFAULT_QUALITIES, "headshot", "other"},
-    "engine": {*ENGINES, "other"},
+    "engine": {*ENGINES, "other", ENCODER_NAME},
     "source": {*SOURCES, "memory", "disk", "encoded"},
     "fault": {str(fault) for fault in Fault},
+    "promise": set(metrics.PROMISES),
     "start": {str(start) for start in Start},
     "stage": {*(str(stage) for stage in Stage), "decode", *STAGES},
     "result": set(metrics.ATTEMPT_RESULTS),
@@ -100,6 +103,7 @@ async def _show_controls_and_demand(api: Api) -> None:
     await ControlsWatch(stores.controls, clock, sink, ("Draft", "Editor")).refresh()
     meter = DemandMeter(stores.jobs, {"draft": "Draft"}, "draft", {Lane.IMAGES: 6}, 10.0, clock, sink)
     await meter.observe()
+    LoadFailures(clock, sink).show(("draft", ENCODER_NAME))
     for state in REPLICA_STATES:
         sink.record(metrics.REPLICAS, 1, deployment="Draft", state=state)
 

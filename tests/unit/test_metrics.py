@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from annotated_types import Le
 
 from serve_app import metrics
+from serve_app.jobs.job_metrics import PROMISED_S
 from serve_app.metrics import ALL, SECONDS, Kind, PlainSink
+from serve_app.settings_sections import FluxSettings
 
 
 def test_names_and_buckets_follow_the_conventions() -> None:
@@ -42,7 +45,12 @@ def test_a_declared_counter_is_there_at_zero_and_keeps_its_value() -> None:
 
 
 def test_the_promise_to_the_app_is_a_bucket() -> None:
-    assert 60 in metrics.END_TO_END_SECONDS.buckets
+    assert PROMISED_S in metrics.END_TO_END_SECONDS.buckets
+
+
+def test_the_largest_batch_is_a_bucket() -> None:
+    (limit,) = (each for each in FluxSettings.model_fields["batch_rows"].metadata if isinstance(each, Le))
+    assert limit.le == metrics.ROWS[-1]
 
 
 def test_labels_that_are_not_the_metrics_own_are_refused() -> None:

@@ -145,6 +145,8 @@ COUNTED: tuple[tuple[str, dict[str, str]], ...] = (
         for stage in ("queue", "download", "decode", "plan", "engine", "composite", "encode", "upload")
     ),
     ("pawfect_end_to_end_seconds_bucket", {**DONE, "start": "warm", "le": "60.0"}),
+    ("pawfect_edits_total", {"promise": "kept", "start": "warm"}),
+    ("pawfect_store_reachable", {}),
     ("pawfect_stage_seconds_bucket", {"le": "0.01"}),
     ("pawfect_stage_seconds_bucket", {"le": "600.0"}),
     ("pawfect_engine_load_seconds", {"engine": "draft"}),
@@ -161,6 +163,7 @@ SHOWN: tuple[tuple[str, dict[str, str]], ...] = (
     ("pawfect_jobs_running", {}),
     ("pawfect_oldest_queued_seconds", {}),
     ("pawfect_engine_ready", {"engine": "headshots"}),
+    ("pawfect_engine_load_failed", {"engine": "draft"}),
 )
 """What may be 0 at the moment."""
 DECLARED: tuple[tuple[str, dict[str, str]], ...] = (
@@ -172,6 +175,9 @@ DECLARED: tuple[tuple[str, dict[str, str]], ...] = (
     ("pawfect_engine_loads_total", {"engine": "headshots", "outcome": "failed"}),
     ("pawfect_out_of_memory_total", {"engine": "draft"}),
     ("pawfect_gpu_held_seconds_total", {"engine": "draft"}),
+    ("pawfect_gpu_seconds_total", {"engine": "draft"}),
+    ("pawfect_cost_usd_total", EDIT),
+    ("pawfect_edits_total", {"promise": "broken", "start": "cold"}),
 )
 """What is there at zero although it has not happened, on a CPU."""
 

@@ -99,6 +99,23 @@ async def test_an_outage_keeps_what_was_known() -> None:
     assert meter.describe()["jobs:FluxFill"] == 7.0
 
 
+async def test_an_outage_is_shown_and_so_is_its_end() -> None:
+    store = FakeStore(BACKLOG)
+    meter, sink = make_meter(store, HandClock())
+    seen = []
+    for is_out in (True, False, True):
+        store.is_out = is_out
+        await meter.refresh()
+        seen.append(sink.value("pawfect_store_reachable"))
+    assert seen == [0, 1, 0]
+
+
+async def test_a_store_that_answers_nonsense_is_no_store() -> None:
+    meter, sink = make_meter(object(), HandClock())
+    await meter.refresh()
+    assert sink.value("pawfect_store_reachable") == 0
+
+
 async def test_statistics_are_numbers_and_have_what_was_set_by_hand() -> None:
     meter, _ = make_meter(FakeStore(BACKLOG), HandClock())
     await meter.observe()

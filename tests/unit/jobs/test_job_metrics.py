@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from serve_app import metrics
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.protocol import Failed
 from serve_app.errors import EngineFailed, PermanentError, TransientError, walk_errors
+from serve_app.jobs.catalog import ENGINES
 from serve_app.jobs.job_metrics import JobMetrics, find_job_fault, name_reason
 from serve_app.jobs.model import Job, Operation, Parameters, Session, Status
 from serve_app.metrics import PlainSink
@@ -81,6 +83,7 @@ def test_the_labels_of_a_job_that_ended_well(job: Job, quality: str, engine: str
     assert list_series(sink, metrics.END_TO_END_SECONDS) == {end: 60.0}
     assert list_series(sink, metrics.STAGE_SECONDS) == {("engine", quality, engine): 3.0}
     assert list_series(sink, metrics.COST_USD) == {(quality, engine): 0.25}
+    assert list_series(sink, metrics.EDITS) == ({("kept", "unknown"): 1} if source == "session" else {})
     assert list_series(sink, metrics.DEAD_LETTERS) == {}
 
 
@@ -122,8 +125,22 @@ def test_what_alerts_ask_about_is_there_before_the_first_job() -> None:
     assert {name for (name,) in list_series(sink, metrics.ATTEMPTS)} == set(metrics.ATTEMPT_RESULTS)
     reasons = {reason for (reason,) in list_series(sink, metrics.DEAD_LETTERS)}
     assert {"deadline_exceeded", "crashed", "engine_failed", "out_of_memory", "mask_empty", "unknown"} < reasons
-    every = (*jobs.values(), *list_series(sink, metrics.DEAD_LETTERS).values())
+    assert set(list_series(sink, metrics.EDITS)) == set(product(("kept", "broken"), ("warm", "cold", "unknown")))
+    assert set(list_series(sink, metrics.COST_USD)) == {*table, ("headshot", "headshots"), ("quick", "draft")}
+    for metric in (metrics.ENGINE_SECONDS, metrics.GPU_SECONDS):
+        assert {engine for (engine,) in list_series(sink, metric)} == set(ENGINES)
+    counted = (metrics.DEAD_LETTERS, metrics.EDITS, metrics.COST_USD, metrics.ENGINE_SECONDS, metrics.GPU_SECONDS)
+    every = (*jobs.values(), *(value for metric in counted for value in list_series(sink, metric).values()))
     assert set(every) == {0.0}
+
+
+@pytest.mark.parametrize(("finished_at", "promise"), [(1050.0, "kept"), (1050.1, "broken")])
+def test_the_promise_to_the_app_is_a_minute_from_publish(finished_at: float, promise: str) -> None:
+    assert list_series(count(make_job(finished_at=finished_at)), metrics.EDITS) == {(promise, "unknown"): 1}
+
+
+def test_an_edit_that_did_not_end_well_is_counted_by_the_other_promise() -> None:
+    assert list_series(count(make_job(status=Status.FAILED, error_code="crashed")), metrics.EDITS) == {}
 
 
 # -- what a job met ----------------------------------------------------------------------------------------------------

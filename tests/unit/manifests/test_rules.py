@@ -201,6 +201,24 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
         put("spec.endpoints.0.metricRelabeling.0.regex", "ray_node_.*|ray_serve_.*"),
         "which Rules pawfect reads",
     ),
+    "an alert on a series of Google's": (
+        "metrics-namespace",
+        "Rules/pawfect",
+        put("spec.groups.0.rules.0.expr", "max(pubsub_googleapis_com:subscription_num_undelivered_messages) > 1"),
+        "pubsub_googleapis_com:subscription_num_undelivered_messages in pawfect:jobs_queued:max is not of the cluster",
+    ),
+    "an alert on a series without a name": (
+        "metrics-namespace",
+        "Rules/pawfect",
+        put("spec.groups.0.rules.0.expr", 'sum(rate({job="pawfect"}[5m])) > -(ray_node_mem_used)'),
+        '{job="pawfect"} in pawfect:jobs_queued:max is not of the cluster',
+    ),
+    "an alert that is no PromQL": (
+        "metrics-namespace",
+        "Rules/pawfect",
+        put("spec.groups.0.rules.0.expr", "max(ray_pawfect_jobs_queued[5m])"),
+        "pawfect:jobs_queued:max is no PromQL: ",
+    ),
     "half a GPU": (
         "gpu-whole",
         SERVICE,

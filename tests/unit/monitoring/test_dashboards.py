@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +120,38 @@ def test_a_panel_keeps_its_id_when_others_move() -> None:
     assert {each["title"]: each["id"] for each in render(service)["panels"]} == {
         each["title"]: each["id"] for each in render(moved)["panels"]
     }
+
+
+@pytest.mark.parametrize(
+    ("slo", "bad", "counted", "left"),
+    [("jobs", 0.25, 100, 0.5), ("edits", 0.25, 10, 0.5), ("jobs", 0, 0, 1), ("jobs", 1, 100, -1)],
+)
+def test_what_is_left_of_a_budget(
+    promtool: str, tmp_path: Path, slo: str, bad: float, counted: float, left: float
+) -> None:
+    """Jobs in 5 minutes, every 5 minutes. A day stands for the month: promtool takes no more than 10,000 samples."""
+    title = {"jobs": "Jobs that end without our fault", "edits": "Session edits within 60 s, warm"}[slo]
+    (panel,) = [each for each in pages.DASHBOARDS[0].panels() if each.title.startswith(f"{title}: budget left")]
+    expression = panel.queries[0].expression
+    assert expression.count("[30d:5m]") == 2
+    test = {
+        "interval": "5m",
+        "input_series": [
+            {"series": f'pawfect:slo_{name}:increase5m{{slo="{slo}"}}', "values": f"{value}x288"}
+            for name, value in (("bad", bad), ("counted", counted))
+        ],
+        "promql_expr_test": [
+            {
+                "expr": expression.replace("[30d:5m]", "[1d:5m]"),
+                "eval_time": "1d",
+                "exp_samples": [{"labels": "{}", "value": left}],
+            }
+        ],
+    }
+    case = tmp_path / "budget.yaml"
+    case.write_text(json.dumps({"tests": [test]}))
+    answer = subprocess.run([promtool, "test", "rules", case], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stdout + answer.stderr
 
 
 def test_variables_are_filled_in() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from monitoring.promises import BUDGETS
 from serve_app import errors
 from tests.metric_names import find_wrong
 from tests.promql import RULES, Rule, find_readings, read_rules
@@ -19,14 +19,8 @@ from tests.promql import RULES, Rule, find_readings, read_rules
 ROOT = RULES.parents[2]
 CASES = sorted((RULES.parent / "tests").glob("*.yaml"))
 ALERTS = [rule for rule in read_rules() if rule.is_alert]
+WITHOUT_FIGURE = ("PawfectNotSeen", "PawfectStoreUnreachable", "PawfectPausedLong")
 WINDOW = re.compile(r"(?<=increase)\d+[mhd]|(?<=\[)\d+[mhd](?=\])")
-
-
-@pytest.fixture(scope="module")
-def promtool() -> str:
-    if (found := shutil.which("promtool")) is None:
-        pytest.skip("promtool is not installed (Debian's package prometheus has it)")
-    return found
 
 
 def test_the_rules_are_ones(promtool: str) -> None:
@@ -69,11 +63,22 @@ def test_the_windows_of_a_promise_differ_in_their_length_only() -> None:
     assert len(shapes) == 4, "bad and counted, of jobs and edits"
 
 
+def test_alerts_and_panels_have_the_same_budgets() -> None:
+    seen = []
+    for alert in ALERTS:
+        if budgets := set(re.findall(r"> [\d.]+ \* ([\d.]+)", alert.expression)):
+            (slo,) = set(re.findall(r'slo="(\w+)"', alert.expression))
+            assert budgets == {BUDGETS[slo]}
+            assert f"(the budget is {float(BUDGETS[slo]) * 100:g} %)" in alert.annotations["summary"]
+            seen.append(slo)
+    assert sorted(seen) == ["edits", "edits", "jobs", "jobs"]
+
+
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert.name)
 def test_an_alert_says_how_bad_it_is_and_where_to_read_on(alert: Rule) -> None:
     assert alert.labels["severity"] in ("page", "ticket")
     assert alert.annotations["summary"].endswith(".")
-    assert "{{" in alert.annotations["summary"] or alert.name in ("PawfectNotSeen", "PawfectPausedLong"), "the figure"
+    assert "{{" in alert.annotations["summary"] or alert.name in WITHOUT_FIGURE
     assert alert.annotations["runbook_url"] == f"docs/runbooks.md#{alert.name.lower()}"
 
 
