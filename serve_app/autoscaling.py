@@ -56,6 +56,7 @@ class BacklogPolicy:
                 starting = int(figures.latest(STARTING, name)) if figures is not None else 0
                 decision = decide(now, target, starting, demand, rules, state.get(LOWER_SINCE))
                 decisions[key] = decision.replicas
+                _outvote_cold_start(context, decision.replicas)
                 state[LOWER_SINCE] = decision.lower_since
             states[key] = state
         return decisions, states
@@ -136,6 +137,14 @@ class Figures:
         for replica, points in series.items():
             if points and self._now - STALE_S < points[-1].timestamp == self._spoke_at.get(replica):
                 yield points[-1].timestamp, points[-1].value
+
+
+def _outvote_cold_start(context: Any, replicas: int) -> None:
+    """While none of a deployment's replicas runs and a request waits for one, Serve takes the larger of one and the
+    target it finds in the context, and drops what the policy says: for the minutes until the first one runs, a burst
+    or a number set by hand would count for nothing."""
+    if context.current_num_replicas == 0 and context.total_num_requests > 0:
+        context.target_num_replicas = replicas
 
 
 def _read_hands(figures: Figures, name: str) -> tuple[int | None, int | None]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
+from ray.serve.autoscaling_policy import _apply_app_level_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from pawfect.serve_plan import CONFIG, read_plan
@@ -135,6 +136,25 @@ def test_what_is_no_longer_set_by_hand_is_forgotten_at_once() -> None:
     editor.raw_metrics[name_key("pin", "FluxFill")] = {own: [TimeStampedValue(NOW - 2, 5.0)]}
     editor.raw_metrics["running_requests"] = {own: [TimeStampedValue(NOW, 0.0)]}  # Serve's own
     assert decide(make_context("FluxFill", 1), editor)["FluxFill"] == 1
+
+
+@pytest.mark.parametrize(
+    ("target", "figures", "replicas"),
+    [
+        (1, make_figures(jobs=[20.0], backlog_s=[90.0]), 3),
+        (1, make_figures(jobs=[1.0], backlog_s=[1.0], floor=[3.0]), 3),
+        (4, make_figures(jobs=[20.0], backlog_s=[900.0], pin=[2.0]), 2),
+        (4, {**make_figures(jobs=[1.0], backlog_s=[1.0]), "starting:FluxFill": [3.0]}, 1),
+    ],
+)
+def test_serve_obeys_also_while_none_runs_and_a_request_waits(
+    target: int, figures: dict[str, list[float]], replicas: int
+) -> None:
+    flux, editor = make_context("FluxFill", target, requests=1), make_context("Editor", 1, figures)
+    flux.current_num_replicas = 0  # the replicas of the target start
+    serve = _apply_app_level_autoscaling_config(POLICY)
+    decisions, _ = serve({each.deployment_id: each for each in (flux, editor)})
+    assert decisions[flux.deployment_id] == replicas
 
 
 def test_time_is_kept_from_decision_to_decision() -> None:
