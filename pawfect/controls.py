@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
     """Of argparse's subparsers."""
     show = commands.add_parser("controls", help="show what operators have set by hand")
     show.set_defaults(run=lambda options: _run(options, None))
-    pause = commands.add_parser("pause", help="claim nothing more, answer pushes 503; running jobs finish")
+    pause = commands.add_parser("pause", help="begin nothing more, answer pushes 503; begun jobs finish")
     _add_reason(pause, required=True)
     pause.set_defaults(run=lambda options: _run(options, _pause(options)))
     resume = commands.add_parser("resume", help="end a pause")

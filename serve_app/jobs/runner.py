@@ -161,7 +161,7 @@ class Runner:
         if crashed:
             self._sink.record(metrics.ATTEMPTS, result="crashed")
         if job.status is Status.PROCESSING:
-            self._launch(Hold(self._store, self._clock, self._settings, job, token))
+            self._launch(Hold(self._store, self._clock, self._settings, job, token, self._is_paused))
         else:
             await self._closer.close(job)
         return True

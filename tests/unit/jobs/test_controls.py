@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
+from serve_app.engines.protocol import Event, FillRequest, Queued
 from serve_app.errors import Paused, StoreUnavailable
 from serve_app.jobs.controls import EMPTY, Controls, ControlsWatch, Hand, Pause, from_document, to_document
-from serve_app.jobs.model import Session, Status
+from serve_app.jobs.model import Progress, Session, Stage, Status
 from serve_app.metrics import PlainSink
 from tests.engines import FakeEngine
 from tests.tokens import HandClock
@@ -100,7 +102,7 @@ async def test_a_pause_claims_nothing_and_lets_what_runs_finish(tmp_path: Path) 
         bench.service._is_paused = lambda: paused
         await bench.put_session()
         running = await bench.submit()
-        await bench.until(running, status=Status.PROCESSING)
+        await bench.until(running, progress=Progress(Stage.ENGINE, steps=1))
         paused = True
         await bench.put_session(session=OTHER)
         waiting = await bench.submit("m2", session=OTHER)
@@ -117,6 +119,46 @@ async def test_a_pause_claims_nothing_and_lets_what_runs_finish(tmp_path: Path) 
         paused = False
         bench.runner.nudge()
         await bench.until(waiting, status=Status.COMPLETED)
+
+
+class NoPlace(FakeEngine):
+    """Says `said` and has no place, while its gate is closed."""
+
+    def __init__(self, *said: Event) -> None:
+        super().__init__()
+        self.said = said
+
+    async def run(self, request: FillRequest) -> AsyncGenerator[Event]:
+        for event in self.said:
+            yield event
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        async for event in super().run(request):
+            yield event
+
+
+@pytest.mark.parametrize(("said", "position"), [((), None), ((Queued(3),), 3)], ids=["no replica", "others first"])
+async def test_a_pause_gives_back_what_no_engine_has_begun(
+    tmp_path: Path, said: tuple[Event, ...], position: int | None
+) -> None:
+    engine = NoPlace(*said)
+    engine.gate.clear()
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        paused = False
+        bench.runner._is_paused = lambda: paused
+        await bench.put_session()
+        job = await bench.until(await bench.submit(), progress=Progress(Stage.ENGINE, position=position))
+        paused = True
+        job = await bench.until(job, status=Status.QUEUED)
+        assert (job.crashes, job.transient_failures, job.error, engine.left) == (0, 0, None, 1)
+        assert bench.sink.value("pawfect_attempts_total", result="released") == 1
+        engine.gate.set()
+        paused = False
+        bench.runner.nudge()
+        await bench.until(job, status=Status.COMPLETED)
 
 
 async def test_a_pause_is_not_counted_against_what_was_published(tmp_path: Path) -> None:
