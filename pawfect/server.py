@@ -106,8 +106,7 @@ def _apply_again(config: Path, settings: Settings, host: str) -> None:
 
 
 def _stop(application: str) -> None:
-    """First the application, all its deployments at once, while the proxy still answers those who wait; then the rest.
-    """
+    """First the application, all of it at once, while the proxy still answers those who wait; then the rest."""
     import ray
     from ray import serve
 
