@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -52,6 +53,20 @@ def test_documents_say_all_of_it() -> None:
     controls = Controls(PAUSE, MappingProxyType({"Editor": Hand(1.0, "why", "who", pin=2)}))
     assert from_document(to_document(controls)) == controls
     assert from_document(None) == EMPTY
+
+
+def test_what_a_newer_version_adds_does_not_end_a_pause() -> None:
+    controls = Controls(PAUSE, MappingProxyType({"Editor": HAND}))
+    document = to_document(controls)
+    document["pause"]["ticket"] = document["replicas"]["Editor"]["ticket"] = document["banner"] = "x"
+    assert from_document(document) == controls
+
+
+async def test_a_replica_that_shows_no_deployments_leaves_the_numbers_to_others() -> None:
+    store, sink = FakeControls(Controls(replace(PAUSE, until=None), MappingProxyType({"Editor": HAND}))), PlainSink()
+    await ControlsWatch(store, HandClock(), sink).refresh()  # type: ignore[arg-type]
+    assert sink.value("pawfect_paused") == 1
+    assert sink.value("pawfect_replicas_by_hand", deployment="other", kind="floor") is None
 
 
 async def test_a_replica_obeys_what_it_read_last() -> None:
