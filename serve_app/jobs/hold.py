@@ -47,6 +47,8 @@ class Hold:
     ) -> None:
         self.job = job
         self.token = token
+        self.is_over = False
+        """Whether the run has ended, so that only its end is still to be written."""
         self._store = store
         self._clock = clock
         self._settings = settings
