@@ -47,13 +47,12 @@ class EditorShell:
         from serve_app.jobs.closing import Closer
         from serve_app.jobs.codec_threads import CodecThreads
         from serve_app.jobs.controls import ControlsWatch
-        from serve_app.jobs.demand import DemandMeter
+        from serve_app.jobs.demand import DemandMeter, count_slots
         from serve_app.jobs.exhaustion import Exhaustion
         from serve_app.jobs.expiry import Expiry
         from serve_app.jobs.headshot_orders import HeadshotSubmitter
         from serve_app.jobs.job_metrics import JobMetrics
         from serve_app.jobs.lanes import Lanes
-        from serve_app.jobs.model import Lane
         from serve_app.jobs.reconciler import Reconciler
         from serve_app.jobs.run import Editing
         from serve_app.jobs.service import JobService
@@ -81,7 +80,7 @@ class EditorShell:
             stores.jobs,
             deployments,
             settings.qualities[settings.quality].engine,
-            {Lane.IMAGES: settings.jobs.slots, Lane.HEADSHOTS: settings.headshots.slots},
+            count_slots(settings),
             settings.engines.first_estimate_s,
             clock,
             self._sink,
