@@ -58,6 +58,7 @@ class Hand:
         self.marks.append(Mark(time.time(), text))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "pawfect", *arguments, "--data", str(self._l4s.data)),
+            env=self._l4s.cluster.environment,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

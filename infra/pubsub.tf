@@ -50,7 +50,8 @@ resource "google_pubsub_subscription" "push" {
     minimum_backoff = "10s"
     maximum_backoff = "600s"
   }
-  # The most there is: a push that waits for an engine is answered 503 and counts. Jobs end by their own deadline.
+  # The most there is, 15 hours at the least: a push that waits for an engine, or for the end of a pause, is answered
+  # 503 and counts. Its job is stored by then and ends by its own deadline; only what never became one is lost.
   dead_letter_policy {
     dead_letter_topic     = google_pubsub_topic.dead_letter.id
     max_delivery_attempts = 100

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from ingress.routes.push import declare_pushes
 from ingress.services import Services
 from serve_app.clock import SystemClock
 from serve_app.engines.readiness import Readiness, judge, unavailable
-from serve_app.errors import ConfigurationError, StoreUnavailable
+from serve_app.errors import StoreUnavailable
 from serve_app.jobs.closing import Closer
 from serve_app.jobs.controls import ControlsWatch
 from serve_app.jobs.headshot_orders import HeadshotSubmitter
@@ -33,9 +32,7 @@ from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging
 from serve_app.tracing import open_tracing
-from serve_app.tuning import tune
-
-log = logging.getLogger(__name__)
+from serve_app.tuning import try_to_tune
 
 END_POLL_S = 1.0
 """How often a replica asks Serve whether it is being stopped."""
@@ -72,10 +69,8 @@ class IngressShell:
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Serve calls it at the start and when `user_config` changes; see `tuning`. Requests that are being answered go
         on with what they began with."""
-        try:
-            self._app.state.services = self._make_services(tune(self._settings, user_config))
-        except ConfigurationError as error:  # raised, it would have Serve stop one replica after the other
-            log.exception("nothing is changed: %s", error.message)
+        if (tuned := try_to_tune(self._settings, user_config)) is not None:
+            self._app.state.services = self._make_services(tuned)
 
     def _make_services(self, settings: Settings) -> Services:
         stores, clock = self._stores, self._clock

@@ -14,7 +14,8 @@ EXAMPLE = 'an object with "job_id", "orig_bucket" and "orig_key"'
 
 
 async def submit(services: Services, push: Push) -> Job:
-    """Raises InvalidMessage for what no delivery will make acceptable, StoreUnavailable."""
+    """Raises InvalidMessage for what no delivery will make acceptable, StoreUnavailable; instead of the first Paused,
+    since a pause may be there because good messages are refused."""
     try:
         message = read_message(push, HeadshotMessage, EXAMPLE)
     except InvalidMessage as error:
@@ -36,6 +37,7 @@ async def submit(services: Services, push: Push) -> Job:
 
 
 async def _show(services: Services, push: Push, error: PawfectError) -> None:
-    """In the document of the job, if at least that much of the message can be read."""
+    """In the document of the job, if at least that much of the message can be read. Raises Paused."""
+    services.controls.check()
     if (job_id := find_headshot(push.data)) is not None:
         await services.headshots.refuse(job_id, error.message)

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from pawfect.serve_plan import CONFIG
+from pawfect.serve_plan import CONFIG, list_idle
 from serve_app.errors import ConfigurationError, StoreUnavailable
 from serve_app.jobs.controls import Controls, Hand, Pause
 from serve_app.settings import Settings, load_settings
@@ -33,7 +33,7 @@ def add_commands(commands: Any) -> None:
     """Of argparse's subparsers."""
     show = commands.add_parser("controls", help="show what operators have set by hand")
     show.set_defaults(run=lambda options: _run(options, None))
-    pause = commands.add_parser("pause", help="claim nothing more, answer pushes 503; running jobs finish")
+    pause = commands.add_parser("pause", help="begin nothing more, answer pushes 503; begun jobs finish")
     _add_reason(pause, required=True)
     pause.set_defaults(run=lambda options: _run(options, _pause(options)))
     resume = commands.add_parser("resume", help="end a pause")
@@ -79,9 +79,12 @@ def _pause(options: argparse.Namespace) -> Decide:
 
 
 def _scale(options: argparse.Namespace) -> Decide:
-    check_deployment(options.config, options.deployment, options.pin or options.floor)
+    most = find_most_replicas(options.config, options.deployment)
     if options.auto:
         return lambda controls: controls.with_hand(options.deployment, None)
+    check_checkpoint(_load_settings(options), options.deployment)
+    if (options.pin or options.floor) > most:  # no error: the running config may have been changed in place
+        print(f"{options.deployment} has at most {most} replicas in {options.config}; Serve keeps to what runs.")
     now = time.time()
     until = _find_end(now, options.duration_s)
     hand = Hand(now, options.why, getpass.getuser(), options.pin, options.floor, until)
@@ -92,8 +95,8 @@ def _find_end(now: float, duration_s: float | None) -> float | None:
     return None if duration_s is None else now + duration_s
 
 
-def check_deployment(config: Path, name: str, replicas: int | None) -> None:
-    """Raises ConfigurationError for a deployment that is not scaled, and for more than its max_replicas."""
+def find_most_replicas(config: Path, name: str) -> int:
+    """A deployment's max_replicas. Raises ConfigurationError for one that is not scaled."""
     try:
         deployments = yaml.safe_load(config.read_text())["applications"][0]["deployments"]
         most = {each["name"]: each["autoscaling_config"]["max_replicas"] for each in deployments if _is_scaled(each)}
@@ -101,16 +104,28 @@ def check_deployment(config: Path, name: str, replicas: int | None) -> None:
         raise ConfigurationError(f"{config} cannot be read: {type(error).__name__} {error}.") from None
     if name not in most:
         raise ConfigurationError(f"{name} is not scaled; {', '.join(most)} are. Others have num_replicas in {config}.")
-    if replicas is not None and replicas > most[name]:
-        raise ConfigurationError(f"{name} has at most {most[name]} replicas; raise max_replicas in {config} first.")
+    return int(most[name])
+
+
+def check_checkpoint(settings: Settings, name: str) -> None:
+    """Raises ConfigurationError for a deployment whose replicas would have no checkpoint to load."""
+    if name in list_idle(settings):
+        raise ConfigurationError(
+            f"{name} has no checkpoint here, so that no replica of it would load; "
+            "PAWFECT_FLUX__CHECKPOINTS is to name one."
+        )
 
 
 def _is_scaled(deployment: dict[str, Any]) -> bool:
     return "autoscaling_config" in deployment
 
 
+def _load_settings(options: argparse.Namespace) -> Settings:
+    return load_settings(**({} if options.data is None else {"data_dir": options.data}))
+
+
 def _run(options: argparse.Namespace, decide: Decide | None) -> int:
-    settings = load_settings(**({} if options.data is None else {"data_dir": options.data}))
+    settings = _load_settings(options)
     try:
         controls = asyncio.run(_apply(settings, decide))
     except StoreUnavailable as error:

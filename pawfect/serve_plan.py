@@ -75,11 +75,16 @@ def _check_tuning(application: dict[str, Any], settings: Settings) -> None:
             raise ConfigurationError(f"{name}: {error.message}") from None
 
 
+def list_idle(settings: Settings) -> set[str]:
+    """Deployments of models that have no checkpoint: they get no call, and a replica of theirs would not load."""
+    models = {MODEL_DEPLOYMENTS[name] for name in MODEL_DEPLOYMENTS.keys() - settings.flux.checkpoints.keys()}
+    return models if settings.flux.checkpoints else models | {"PromptEncoder"}
+
+
 def count_cpus(plan: Any, settings: Settings) -> int:
     """CPUs that all replicas ask for together, at their most. They are a bookkeeping of Ray's: on a machine with fewer
     cores the replicas share those."""
-    models = {MODEL_DEPLOYMENTS[name] for name in MODEL_DEPLOYMENTS.keys() - settings.flux.checkpoints.keys()}
-    idle = models if settings.flux.checkpoints else models | {"PromptEncoder"}
+    idle = list_idle(settings)
     return math.ceil(sum(cpus for name, cpus in _list_demands(plan) if name not in idle))
 
 

@@ -17,7 +17,7 @@ from serve_app.settings import Settings
 LOOPBACK = "127.0.0.1"
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104 – only where every push is verified
 DRAIN_S = 600.0
-"""Above the longest chain of the deployments' graceful_shutdown_timeout_s, which end one after the other."""
+"""Twice the longest graceful_shutdown_timeout_s: Serve stops all deployments at once, and kills what is left then."""
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's share of memory for what passes between replicas: crops of a few megabytes each."""
@@ -106,7 +106,7 @@ def _apply_again(config: Path, settings: Settings, host: str) -> None:
 
 
 def _stop(application: str) -> None:
-    """First the application, in the order of its calls, while the proxy still answers those who wait; then the rest."""
+    """First the application, all of it at once, while the proxy still answers those who wait; then the rest."""
     import ray
     from ray import serve
 

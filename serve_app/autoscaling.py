@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from time import monotonic
 from typing import Any
 
 from serve_app.jobs.demand import BACKLOG, BUSY, FLOOR, JOBS, PIN, SEPARATOR, SLOTS, STARTING, name_key
 from serve_app.jobs.model import Lane
 from serve_app.scaling import Demand, Rules, count_editors, decide
+from serve_app.telemetry import write_json
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,10 @@ EDITOR = "Editor"
 STALE_S = 30.0
 """An Editor's figures older than this are not believed; it says them every second or so."""
 LOWER_SINCE = "lower_since"
+REPEAT_S = 60.0
+"""A defect is logged once in so long: the controller asks ten times a second."""
+SERVICE = "pawfect"
+"""In log lines; the controller is started without our settings."""
 
 
 class BacklogPolicy:
@@ -30,13 +36,18 @@ class BacklogPolicy:
     def __init__(self, deployments: Mapping[str, Mapping[str, Any]], lanes: Mapping[str, list[str]]) -> None:
         self._rules = {name: Rules.model_validate(rules or {}) for name, rules in deployments.items()}
         self._is_deaf = False
+        self._logged_at = float("-inf")
         self._lanes = {Lane(lane): tuple(names) for lane, names in lanes.items()}
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
+        if not log.hasHandlers():  # Serve's controller configures its own logger alone
+            write_json(log, SERVICE)
         try:
             return self._decide(contexts)
         except Exception:
-            log.exception("no decision about replicas; they stay as they are")
+            if monotonic() - self._logged_at >= REPEAT_S:
+                self._logged_at = monotonic()
+                log.exception("no decision about replicas; they stay as they are")
             return {}, {key: dict(context.policy_state) for key, context in contexts.items()}
 
     def _decide(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
@@ -56,6 +67,7 @@ class BacklogPolicy:
                 starting = int(figures.latest(STARTING, name)) if figures is not None else 0
                 decision = decide(now, target, starting, demand, rules, state.get(LOWER_SINCE))
                 decisions[key] = decision.replicas
+                _outvote_cold_start(context, decision.replicas)
                 state[LOWER_SINCE] = decision.lower_since
             states[key] = state
         return decisions, states
@@ -136,6 +148,14 @@ class Figures:
         for replica, points in series.items():
             if points and self._now - STALE_S < points[-1].timestamp == self._spoke_at.get(replica):
                 yield points[-1].timestamp, points[-1].value
+
+
+def _outvote_cold_start(context: Any, replicas: int) -> None:
+    """While none of a deployment's replicas runs and a request waits for one, Serve takes the larger of one and the
+    target it finds in the context, and drops what the policy says: for the minutes until the first one runs, a burst
+    or a number set by hand would count for nothing."""
+    if context.current_num_replicas == 0 and context.total_num_requests > 0:
+        context.target_num_replicas = replicas
 
 
 def _read_hands(figures: Figures, name: str) -> tuple[int | None, int | None]:

@@ -17,7 +17,11 @@ TOLERANCE = 0.1
 
 
 class Rules(BaseModel):
-    """How one deployment is scaled; `policy_kwargs` in serve_config.yaml."""
+    """How one deployment is scaled; `policy_kwargs` in serve_config.yaml.
+
+    A replica that starts in place of one that ended counts as one that has never run: if it is not needed just then, it
+    is given up at once, without `down_after_s` and `zero_after_s`.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

@@ -77,7 +77,7 @@ class JobSettings(Section):
     )
     urgent_slots: int = Field(2, ge=0, description="of those, places that only urgent jobs may take")
     drain_s: float = Field(
-        180,
+        235,
         ge=0,
         description="an Editor that is being stopped lets its jobs run on for so long, then gives them back; below "
         "graceful_shutdown_timeout_s of Editor in serve_config.yaml, in seconds",

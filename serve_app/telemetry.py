@@ -117,6 +117,13 @@ class OnceInAWhile(logging.Filter):
         return True
 
 
+def write_json(logger: logging.Logger, service: str) -> None:
+    """Send one logger's lines to standard error, in a process whose other loggers are somebody else's."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter(service))
+    logger.addHandler(handler)
+
+
 def configure_logging(level: str, service: str, project: str | None = None) -> None:
     """Send this project's logs of the current process to standard error, and the complaints of `LIBRARIES`; other
     libraries' loggers are left alone."""

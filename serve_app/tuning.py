@@ -6,6 +6,7 @@ is taken out of it again is as the settings say.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from pydantic import Field, ValidationError
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings
 from serve_app.settings_sections import Quality, Section
+
+log = logging.getLogger(__name__)
 
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -45,6 +48,16 @@ def tune(settings: Settings, given: Mapping[str, Any] | None) -> Settings:
         )
     changes = {"qualities": qualities, "quality": quality, "prompt": tuning.prompt or settings.prompt}
     return settings.model_copy(update=changes)
+
+
+def try_to_tune(settings: Settings, given: Mapping[str, Any] | None) -> Settings | None:
+    """As `tune`, on a replica; None where that raises, which is logged: raised further, it would have Serve stop one
+    replica after the other."""
+    try:
+        return tune(settings, given)
+    except ConfigurationError as error:
+        log.exception("nothing is changed: %s", error.message)
+        return None
 
 
 def tune_model(settings: Settings, name: str, given: Mapping[str, Any] | None) -> Settings:

@@ -36,7 +36,7 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
     401: describe_problem("No valid token of the push subscription's account"),
     403: describe_problem("The token is of another account"),
     413: describe_problem("The body is too long"),
-    503: describe_problem("Not finished yet: deliver it again"),
+    503: describe_problem("Not finished yet, or paused by an operator: deliver it again"),
 }
 ENVELOPE = {
     "title": "PushEnvelope",
@@ -93,13 +93,17 @@ async def _receive(request: Request, services: Services, submit: Callable[[push.
 
 
 async def _answer(services: Services, delivery: push.Push, submit: Callable[[push.Push], Awaitable[Job]]) -> int:
-    services.controls.check()
+    """During a pause the job is stored all the same, and waits in the queue: Pub/Sub gives a message up after 100
+    deliveries, which is some 15 hours, and a queued job loses no time to a pause."""
     try:
         job = await submit(delivery)
     except (InvalidMessage, InvalidRequest) as error:
+        services.controls.check()  # it may be there because good messages are refused
         await _refuse(services, delivery, InvalidMessage(error.message))
         return push.ACKNOWLEDGED
     note_jobs(job)
+    if not job.status.is_final:
+        services.controls.check()
     services.nudge()
     return push.acknowledge(await services.jobs.wait(job.id, services.settings.jobs.push_wait_s))
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import DeploymentStatusOverview
@@ -18,13 +18,17 @@ from serve_app.deployments.load_failures import LoadFailures
 from serve_app.deployments.prompt_encoder import NAME as ENCODER_NAME
 from serve_app.engines.loading import LoadState, Phase
 from serve_app.engines.starts import Starts
-from serve_app.errors import ConfigurationError
 from serve_app.ray_metrics import RaySink
 from serve_app.settings import Settings
 from serve_app.stores import open_stores
 from serve_app.telemetry import configure_logging
 from serve_app.tracing import open_tracing
-from serve_app.tuning import tune
+from serve_app.tuning import try_to_tune
+
+if TYPE_CHECKING:
+    from serve_app.jobs.demand import DemandMeter
+    from serve_app.jobs.lanes import Lanes
+    from serve_app.jobs.run import Editing
 
 log = logging.getLogger(__name__)
 
@@ -50,79 +54,99 @@ class EditorShell:
         from serve_app.jobs.closing import Closer
         from serve_app.jobs.codec_threads import CodecThreads
         from serve_app.jobs.controls import ControlsWatch
-        from serve_app.jobs.demand import DemandMeter
-        from serve_app.jobs.exhaustion import Exhaustion
-        from serve_app.jobs.expiry import Expiry
-        from serve_app.jobs.headshot_orders import HeadshotSubmitter
         from serve_app.jobs.job_metrics import JobMetrics
-        from serve_app.jobs.lanes import Lanes
-        from serve_app.jobs.model import Lane
-        from serve_app.jobs.reconciler import Reconciler
-        from serve_app.jobs.run import Editing
-        from serve_app.jobs.service import JobService
 
         configure_logging(settings.log_level, settings.service_name, settings.project_id)
-        self._tracing = tracing = open_tracing(settings, "editor")
+        self._tracing = open_tracing(settings, "editor")
         self._settings = settings
         self._engines = dict(engines)
+        self._deployments = {name: handle.deployment_name for name, handle in engines.items()}
         self._starting: dict[str, int] = {}
         self._states: dict[str, LoadState | None] = {name: LoadState(Phase.LOADING, None, 0.0) for name in engines}
         self._stores = stores = open_stores(settings)
-        clock, self._sink = SystemClock(), RaySink()
-        self._starts = Starts(clock)
-        self._load_failures = LoadFailures(clock, self._sink)
+        self._clock, self._sink = SystemClock(), RaySink()
+        self._starts = Starts(self._clock)
+        self._load_failures = LoadFailures(self._clock, self._sink)
         self._counting = JobMetrics(self._sink, settings, self._starts)
         self._counting.declare()
-        clients = {name: EngineHandle(handle) for name, handle in engines.items()}
         self._hang_s = settings.jobs.stage_timeout_s * HANG_FACTOR
-        self._threads = CodecThreads(CODEC_THREADS, clock)
-        deployments = {name: handle.deployment_name for name, handle in engines.items()}
-        self._controls = ControlsWatch(stores.controls, clock, self._sink, (*deployments.values(), ENCODER, OWN_NAME))
-        self._editing = Editing(
-            stores.jobs, stores.photos, stores.links, clients, settings, clock, self._threads, tracing.tracer
-        )
-        self._demand = DemandMeter(
+        self._threads = CodecThreads(CODEC_THREADS, self._clock)
+        shown = (*self._deployments.values(), ENCODER, OWN_NAME)
+        self._controls = ControlsWatch(stores.controls, self._clock, self._sink, shown)
+        self._closer = Closer(stores.jobs, stores.dead_letters, self._counting)
+        self._editing = self._make_editing()
+        self._demand = self._make_demand()
+        self._lanes = self._make_lanes()
+        self._lanes.start()
+        self._tasks = [asyncio.create_task(each) for each in self._list_work()]
+
+    def _make_editing(self) -> Editing:
+        from serve_app.jobs.run import Editing
+
+        stores, clients = self._stores, {name: EngineHandle(handle) for name, handle in self._engines.items()}
+        return Editing(
             stores.jobs,
-            deployments,
+            stores.photos,
+            stores.links,
+            clients,
+            self._settings,
+            self._clock,
+            self._threads,
+            self._tracing.tracer,
+        )
+
+    def _make_demand(self) -> DemandMeter:
+        from serve_app.jobs.demand import DemandMeter, count_slots
+
+        settings = self._settings
+        return DemandMeter(
+            self._stores.jobs,
+            self._deployments,
             settings.qualities[settings.quality].engine,
-            {Lane.IMAGES: settings.jobs.slots, Lane.HEADSHOTS: settings.headshots.slots},
+            count_slots(settings),
             settings.engines.first_estimate_s,
-            clock,
+            self._clock,
             self._sink,
         )
-        closer = Closer(stores.jobs, stores.dead_letters, self._counting)
-        paused = self._is_paused
-        reconciler = Reconciler(stores.jobs, closer, settings.jobs, clock, lambda: self._controls.has_pause)
-        self._lanes = Lanes(
-            stores.jobs,
+
+    def _make_lanes(self) -> Lanes:
+        from serve_app.jobs.lanes import Lanes
+
+        return Lanes(
+            self._stores.jobs,
             self._editing,
-            closer,
-            settings,
-            clock,
+            self._closer,
+            self._settings,
+            self._clock,
             self._sink,
-            tracing.tracer,
-            is_paused=paused,
+            self._tracing.tracer,
+            is_paused=self._is_paused,
             on_work=self._demand.record,
         )
+
+    def _list_work(self) -> list[Coroutine[Any, Any, None]]:
+        """What goes on beside the claim loops, until the replica is stopped."""
+        from serve_app.jobs.exhaustion import Exhaustion
+        from serve_app.jobs.expiry import Expiry
+        from serve_app.jobs.headshot_orders import HeadshotSubmitter
+        from serve_app.jobs.reconciler import Reconciler
+        from serve_app.jobs.service import JobService
+
+        stores, settings, clock = self._stores, self._settings, self._clock
+        reconciler = Reconciler(stores.jobs, self._closer, settings.jobs, clock, lambda: self._controls.has_pause)
         expiry = Expiry(stores.jobs, stores.photos, clock)
-        self._lanes.start()
-        work = (self._controls.run(), self._demand.run(), reconciler.run(), expiry.run(), self._watch_engines())
-        self._tasks = [asyncio.create_task(each) for each in work]
+        work = [self._controls.run(), self._demand.run(), reconciler.run(), expiry.run(), self._watch_engines()]
         if stores.exhausted is not None:
-            jobs = JobService(stores.jobs, stores.photos, closer, settings, clock)
+            jobs = JobService(stores.jobs, stores.photos, self._closer, settings, clock)
             headshots = HeadshotSubmitter(jobs, stores.photos, stores.originals_bucket, settings, clock)
-            exhaustion = Exhaustion(stores.exhausted, stores.jobs, headshots.refuse)
-            self._tasks.append(asyncio.create_task(exhaustion.run()))
+            work.append(Exhaustion(stores.exhausted, stores.jobs, headshots.refuse).run())
+        return work
 
     def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Serve calls it at the start and when `user_config` changes; see `tuning`."""
-        try:
-            tuned = tune(self._settings, user_config)
-        except ConfigurationError as error:  # raised, it would have Serve stop one replica after the other
-            log.exception("nothing is changed: %s", error.message)
-            return
-        self._editing.retune(tuned)
-        self._counting.retune(tuned)
+        if (tuned := try_to_tune(self._settings, user_config)) is not None:
+            self._editing.retune(tuned)
+            self._counting.retune(tuned)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What the scaling policy goes by; Serve collects it every second or so."""

@@ -18,7 +18,8 @@ from serve_app.deployments.replica_metrics import INTERVAL_S, ReplicaMetrics, fi
 from serve_app.engines.loading import Loader, LoadState, Phase
 from serve_app.engines.protocol import Engine, Event, Failed, Request
 from serve_app.engines.trace import Trace
-from serve_app.errors import EngineUnavailable
+from serve_app.errors import EngineUnavailable, PawfectError
+from serve_app.flux.checkpoint import Part, check_source
 from serve_app.flux.spec import get_spec
 from serve_app.metrics import Sink
 from serve_app.ray_metrics import RaySink
@@ -184,12 +185,19 @@ class FluxShell(EngineShell["FluxEngine"]):
 
     async def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
         """Serve calls it at the start and when `user_config` changes; see `tuning.ModelTuning`. Raises
-        ConfigurationError, and EngineUnavailable when the new checkpoint does not load."""
-        tuned = tune_model(self._settings, self._model, user_config)
-        if (checkpoint := tuned.flux.checkpoints.get(self._model)) != self._checkpoint:
-            log.info("another checkpoint is loaded", extra={"engine": self._name})
-            self._checkpoint = checkpoint
-            await self.reload(self._make_load(tuned, self._tracing))
+        EngineUnavailable when a new checkpoint that is there does not load."""
+        try:
+            tuned = tune_model(self._settings, self._model, user_config)
+            checkpoint = tuned.flux.checkpoints.get(self._model)
+            if checkpoint is None or checkpoint == self._checkpoint:
+                return
+            check_source(checkpoint, Part.IMAGE)  # not in a thread: the former one might begin to load meanwhile
+        except PawfectError as error:  # raised, it would have Serve stop one replica after the other
+            log.exception("nothing is changed: %s", error.message)
+            return
+        log.info("another checkpoint is loaded", extra={"engine": self._name})
+        self._checkpoint = checkpoint
+        await self.reload(self._make_load(tuned, self._tracing))
 
     def _make_load(self, settings: Settings, tracing: Tracing) -> Callable[[], FluxEngine]:
         return partial(_load_flux, settings, self._model, self._encode, self._sink, tracing)

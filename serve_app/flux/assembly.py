@@ -6,6 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from serve_app.engines.trace import Trace
+from serve_app.errors import ConfigurationError
 from serve_app.flux.checkpoint import Checkpoint, Part, find_checkpoint
 from serve_app.flux.engine import FluxEngine
 from serve_app.flux.loading import DTYPES, load_parts, load_text_encoder
@@ -77,7 +78,9 @@ def make_limits(settings: FluxSettings) -> Limits:
 
 
 def _find(settings: FluxSettings, name: str, needs: Part, token: str | None) -> Checkpoint:
-    source = settings.checkpoints[name]
+    source = settings.checkpoints.get(name)
+    if source is None:
+        raise ConfigurationError(f"The model {name} has no checkpoint; PAWFECT_FLUX__CHECKPOINTS is to name one.")
     return find_checkpoint(
         get_spec(name), source, needs=needs, mirror=settings.mirror, cache=settings.hub_dir, token=token
     )

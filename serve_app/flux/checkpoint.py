@@ -109,14 +109,29 @@ def _read_shards(index: Path) -> list[str]:
         raise ConfigurationError(f"{index} is not an index of weights: {type(error).__name__}: {error}") from error
 
 
+def check_source(source: str, needs: Part) -> None:
+    """Raises ConfigurationError for a folder that is no whole checkpoint, WeightsUnavailable for one that cannot be
+    read. Only names are looked at, and the hub is not asked."""
+    if source == HUB:
+        return
+    try:
+        _check_folder(Path(source).expanduser(), needs)
+    except OSError as error:
+        raise WeightsUnavailable(f"{source} cannot be read: {error}") from error
+
+
 def _find_folder(folder: Path, needs: Part) -> Checkpoint:
+    _check_folder(folder, needs)
+    return Checkpoint(folder, _fingerprint(folder))
+
+
+def _check_folder(folder: Path, needs: Part) -> None:
     if not folder.is_dir():
         raise ConfigurationError(f"There is no folder {folder}; give one in diffusers' layout, or the word '{HUB}'.")
     if missing := list_missing(folder, needs):
         raise ConfigurationError(
             f"{folder} is no whole checkpoint in diffusers' layout: it lacks {', '.join(missing)}."
         )
-    return Checkpoint(folder, _fingerprint(folder))
 
 
 def _find_commit(spec: ModelSpec, needs: Part, mirror: Path | None, cache: Path | None, token: str | None) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -84,11 +84,16 @@ def to_document(controls: Controls) -> dict[str, Any]:
 
 
 def from_document(document: Mapping[str, Any] | None) -> Controls:
+    """What a newer version has written besides is left out: it must not end a pause."""
     if document is None:
         return EMPTY
     pause = document.get("pause")
-    hands = {name: Hand(**hand) for name, hand in (document.get("replicas") or {}).items()}
-    return Controls(Pause(**pause) if pause else None, MappingProxyType(hands))
+    hands = {name: Hand(**_pick(Hand, hand)) for name, hand in (document.get("replicas") or {}).items()}
+    return Controls(Pause(**_pick(Pause, pause)) if pause else None, MappingProxyType(hands))
+
+
+def _pick(kind: type[Pause | Hand], values: Mapping[str, Any]) -> dict[str, Any]:
+    return {each.name: values[each.name] for each in fields(kind) if each.name in values}
 
 
 class ControlStore(Protocol):
@@ -104,7 +109,8 @@ class ControlsWatch:
     """The controls as last read; while the store does not answer, those of before are obeyed."""
 
     def __init__(self, store: ControlStore, clock: Clock, sink: Sink, deployments: tuple[str, ...] = ()) -> None:
-        """`deployments` are those whose numbers are shown as metrics, set or not; what else is set shows as `other`."""
+        """`deployments` are those whose numbers are shown as metrics, set or not; what else is set shows as `other`.
+        Without any no numbers are shown: one kind of replica has to, and all others would repeat them."""
         self._store = store
         self._clock = clock
         self._sink = sink
@@ -135,6 +141,8 @@ class ControlsWatch:
             await asyncio.sleep(INTERVAL_S)
 
     async def refresh(self) -> None:
+        """Read them once. Where the first read fails there are none to obey, and the replica works until the next one:
+        without the store it claims nothing anyway, so a pause is missed for INTERVAL_S at the most."""
         before = self._is_read and self.is_paused
         try:
             self.current = await self._store.read()
@@ -149,6 +157,10 @@ class ControlsWatch:
 
     def _show(self) -> None:
         self._sink.record(metrics.PAUSED, float(self.is_paused))
+        if self._deployments:
+            self._show_hands()
+
+    def _show_hands(self) -> None:
         shown: dict[tuple[str, str], float] = {}
         for name in self._deployments:
             shown |= {(name, "pin"): NOT_SET, (name, "floor"): NOT_SET}

@@ -8,7 +8,7 @@ Statistics are numbers under names, `name_key(kind, deployment)`:
 - `busy`: replicas that the work which this Editor saw end kept busy, on the average of the last minutes.
 - `pin`, `floor`: what somebody set by hand, 0 when nobody did.
 - `starting`: replicas of the deployment that have not run yet, as Serve says.
-- `slots`, by lane: jobs that this Editor holds at a time.
+- `slots`, by lane: jobs that this Editor holds at a time, without the places that only urgent ones may take.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from serve_app.jobs.controls import EMPTY, Controls
 from serve_app.jobs.model import Lane
 from serve_app.jobs.store import Backlog, JobStore
 from serve_app.metrics import Sink
+from serve_app.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +47,11 @@ RUNNING_SHARE = 0.5
 
 def name_key(kind: str, deployment: str) -> str:
     return f"{kind}{SEPARATOR}{deployment}"
+
+
+def count_slots(settings: Settings) -> dict[Lane, int]:
+    """What an Editor says of its `slots`."""
+    return {Lane.IMAGES: settings.jobs.slots - settings.jobs.urgent_slots, Lane.HEADSHOTS: settings.headshots.slots}
 
 
 class Measured:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from enum import Enum
 
 from serve_app.clock import Clock
 from serve_app.errors import LeaseLost, StoreUnavailable
 from serve_app.jobs import session_view, transitions
-from serve_app.jobs.model import Job, Progress
+from serve_app.jobs.model import Job, Progress, Stage
 from serve_app.jobs.session_view import Document
 from serve_app.jobs.store import JobStore, Write
 from serve_app.settings_sections import JobSettings
@@ -22,6 +23,7 @@ RENEWAL_SHARE = 1 / 3
 """Of a lease's time, after which it is renewed."""
 BEAT_SHARE = 1 / 6
 """Of a lease's time that one attempt to renew it may take: two may fail before the lease runs out."""
+BEFORE_ENGINE = (Stage.DOWNLOAD, Stage.DECODE)
 OUTAGE_PAUSE_S = 1.0
 """Pause before a write that must get through is tried again on a store that did not answer."""
 
@@ -30,15 +32,27 @@ class Interruption(Enum):
     CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
     LOST = "lost"
+    PAUSED = "paused"
 
 
 class Hold:
-    def __init__(self, store: JobStore, clock: Clock, settings: JobSettings, job: Job, token: str) -> None:
+    def __init__(
+        self,
+        store: JobStore,
+        clock: Clock,
+        settings: JobSettings,
+        job: Job,
+        token: str,
+        is_paused: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.job = job
         self.token = token
+        self.is_over = False
+        """Whether the run has ended, so that only its end is still to be written."""
         self._store = store
         self._clock = clock
         self._settings = settings
+        self._is_paused = is_paused
         self._progress = job.progress
         self._progress_due = 0.0
         self._renewal_due = clock.monotonic() + settings.lease_s * RENEWAL_SHARE
@@ -49,18 +63,29 @@ class Hold:
         """Whether the run has begun to write its result; from then on it is finished, not interrupted."""
         return self._committed
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether an engine has begun with the job, so that giving it back would cost what is done of it."""
+        progress = self._progress
+        if progress is None or progress.stage in BEFORE_ENGINE:
+            return False
+        return progress.stage is not Stage.ENGINE or progress.steps > 0 or progress.decoding
+
     def report(self, progress: Progress) -> None:
         """Remember the newest progress; it is written with a beat, at most once per `progress_interval_s`."""
         self._progress = progress
 
     async def keep(self) -> Interruption:
-        """Renew until there is a reason to stop. An outage of the store is no reason: the lease may still be ours."""
+        """Renew until there is a reason to stop. An outage of the store is no reason: the lease may still be ours. A
+        pause is one before an engine has begun: in the queue a job loses no time to it, and asks for no replica."""
         interval = min(max(self._settings.progress_interval_s, 0.05), CHECK_INTERVAL_S, self._settings.lease_s / 4)
         while True:
             await asyncio.sleep(interval)
             try:
                 async with asyncio.timeout(self._settings.lease_s * BEAT_SHARE):
                     reason = await self._beat()
+                if reason is None and self._is_paused() and not self.has_begun:
+                    return Interruption.PAUSED
                 if reason is Interruption.LOST or (reason is not None and not self._committed):
                     return reason
             except (StoreUnavailable, TimeoutError) as error:

@@ -104,8 +104,9 @@ class Runner:
             await asyncio.gather(self._loop, return_exceptions=True)
         if self._active:
             await asyncio.wait(self._active, timeout=timeout_s)
-        for task in self._active:
-            task.cancel()
+        for task, hold in self._active.items():
+            if not hold.is_over:  # its end would stay unwritten, and be taken for a crash
+                task.cancel()
         await asyncio.gather(*self._active, return_exceptions=True)
 
     # -- claiming ----------------------------------------------------------------------------------------------------
@@ -161,7 +162,7 @@ class Runner:
         if crashed:
             self._sink.record(metrics.ATTEMPTS, result="crashed")
         if job.status is Status.PROCESSING:
-            self._launch(Hold(self._store, self._clock, self._settings, job, token))
+            self._launch(Hold(self._store, self._clock, self._settings, job, token, self._is_paused))
         else:
             await self._closer.close(job)
         return True
@@ -208,6 +209,7 @@ class Runner:
                 await self._finish(hold, lambda job, token, _now, _superseded: transitions.release(job, token))
                 return
             await asyncio.wait({work, keep}, return_when=asyncio.FIRST_COMPLETED)
+        hold.is_over = True
         if work.done():
             await _stop(keep)
             await self._finish(hold, work.result())

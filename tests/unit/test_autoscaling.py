@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
+from ray.serve.autoscaling_policy import _apply_app_level_autoscaling_config
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
 from pawfect.serve_plan import CONFIG, read_plan
-from serve_app.autoscaling import STALE_S, BacklogPolicy
+from serve_app.autoscaling import STALE_S, BacklogPolicy, log
 from serve_app.jobs.demand import name_key
 from serve_app.settings import Settings
 
 NOW = 10_000.0
+LANES = {"images": ["FluxFill"]}
 POLICY = BacklogPolicy(
     {"FluxFill": {"target_wait_s": 30, "places": 4, "down_after_s": 0, "zero_after_s": 0}, "Headshots": {"places": 2}},
     {"images": ["FluxFill"], "headshots": ["Headshots"]},
@@ -49,7 +52,7 @@ def decide(*contexts: AutoscalingContext, policy: BacklogPolicy = POLICY) -> dic
 
 def make_figures(deployment: str = "FluxFill", **values: list[float]) -> dict[str, list[float]]:
     figures = {name_key(kind, deployment): numbers for kind, numbers in values.items()}
-    return {**figures, name_key("slots", "images"): [6.0], name_key("slots", "headshots"): [2.0]}
+    return {**figures, name_key("slots", "images"): [4.0], name_key("slots", "headshots"): [2.0]}
 
 
 def test_the_backlog_that_editors_speak_of_becomes_replicas() -> None:
@@ -71,9 +74,9 @@ def test_what_each_editor_saw_end_is_added_up() -> None:
 
 def test_editors_follow_the_engines_that_run() -> None:
     figures = make_figures(jobs=[100.0], backlog_s=[900.0])
-    assert decide(make_context("FluxFill", 6), make_context("Editor", 1, figures))["Editor"] == 4
+    assert decide(make_context("FluxFill", 6), make_context("Editor", 1, figures))["Editor"] == 6
     assert decide(make_context("FluxFill", 0), make_context("Editor", 1, figures))["Editor"] == 1
-    few = make_figures(jobs=[5.0], backlog_s=[900.0])
+    few = make_figures(jobs=[4.0], backlog_s=[900.0])
     assert decide(make_context("FluxFill", 6), make_context("Editor", 1, few))["Editor"] == 1
 
 
@@ -137,6 +140,25 @@ def test_what_is_no_longer_set_by_hand_is_forgotten_at_once() -> None:
     assert decide(make_context("FluxFill", 1), editor)["FluxFill"] == 1
 
 
+@pytest.mark.parametrize(
+    ("target", "figures", "replicas"),
+    [
+        (1, make_figures(jobs=[20.0], backlog_s=[90.0]), 3),
+        (1, make_figures(jobs=[1.0], backlog_s=[1.0], floor=[3.0]), 3),
+        (4, make_figures(jobs=[20.0], backlog_s=[900.0], pin=[2.0]), 2),
+        (4, {**make_figures(jobs=[1.0], backlog_s=[1.0]), "starting:FluxFill": [3.0]}, 1),
+    ],
+)
+def test_serve_obeys_also_while_none_runs_and_a_request_waits(
+    target: int, figures: dict[str, list[float]], replicas: int
+) -> None:
+    flux, editor = make_context("FluxFill", target, requests=1), make_context("Editor", 1, figures)
+    flux.current_num_replicas = 0  # the replicas of the target start
+    serve = _apply_app_level_autoscaling_config(POLICY)
+    decisions, _ = serve({each.deployment_id: each for each in (flux, editor)})
+    assert decisions[flux.deployment_id] == replicas
+
+
 def test_time_is_kept_from_decision_to_decision() -> None:
     patient = BacklogPolicy({"FluxFill": {"down_after_s": 60}}, {"images": ["FluxFill"]})
     figures = make_figures(jobs=[1.0], backlog_s=[1.0])
@@ -151,8 +173,31 @@ def test_time_is_kept_from_decision_to_decision() -> None:
 def test_a_defect_changes_nothing_and_raises_nothing(caplog: pytest.LogCaptureFixture) -> None:
     broken = make_context("Editor", 1, make_figures(jobs=[1.0]))
     broken.current_time = None
-    assert decide(make_context("FluxFill", 3), broken) == {}
+    assert decide(make_context("FluxFill", 3), broken, policy=BacklogPolicy({}, LANES)) == {}
     assert "no decision about replicas" in caplog.text
+
+
+def test_a_defect_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    policy, broken = BacklogPolicy({}, LANES), make_context("Editor", 1, make_figures(jobs=[1.0]))
+    broken.current_time = None
+    said = []
+    for now in (100.0, 100.1, 159.9, 160.0):
+        monkeypatch.setattr("serve_app.autoscaling.monotonic", lambda now=now: now)
+        decide(broken, policy=policy)
+        said.append(len(caplog.records))
+    assert said == [1, 1, 1, 2]
+
+
+def test_where_nobody_configures_logs_lines_are_json(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in Serve's controller, whose other loggers are left alone."""
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "propagate", False)
+    for _ in range(2):
+        decide(make_context("FluxFill", 1), policy=BacklogPolicy({}, LANES))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["severity"] for line in lines] == ["ERROR", "ERROR"]
 
 
 def test_the_shipped_config_is_a_plan_that_names_every_scaled_deployment() -> None:

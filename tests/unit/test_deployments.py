@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serve_app.deployments.engines import MAX_FAILURES, EngineShell
+from serve_app.deployments.engines import MAX_FAILURES, EngineShell, FluxShell
 from serve_app.engines.draft import DraftEngine
 from serve_app.engines.loading import Phase
 from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask
 from serve_app.errors import ConfigurationError, EngineUnavailable
+from serve_app.flux.checkpoint import HUB
 from serve_app.metrics import PlainSink
-from serve_app.settings_sections import EngineSettings
+from serve_app.settings import Settings
+from serve_app.settings_sections import EngineSettings, FluxSettings
+from serve_app.tracing import Tracing
 
 REQUEST = FillRequest(
     request_id="j",
@@ -261,4 +265,65 @@ async def test_a_second_model_that_does_not_load_is_said() -> None:
         await shell.reload(fail)
     with pytest.raises(RuntimeError, match="no such checkpoint"):
         await shell.check_health()
+    await shell.stop()
+
+
+@pytest.fixture
+def flux_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The checkpoints that were loaded, by a FluxShell outside Ray."""
+    loads: list[str] = []
+
+    def load(settings: Settings, name: str, *_others: object) -> DraftEngine:
+        loads.append(settings.flux.checkpoints[name])
+        return DraftEngine(invent)
+
+    monkeypatch.setattr("serve_app.deployments.engines._load_flux", load)
+    monkeypatch.setattr("serve_app.deployments.engines._observe", lambda *_: Tracing())
+    monkeypatch.setattr("serve_app.deployments.engines.RaySink", PlainSink)
+    monkeypatch.setattr("serve_app.deployments.engines.find_gpu_share", lambda: 0.0)
+    return loads
+
+
+def hold_flux(checkpoint: str) -> FluxShell:
+    flux = FluxSettings(checkpoints={"flux-fill-dev": checkpoint})
+    return FluxShell(Settings(flux=flux), "flux-fill-dev", None)  # type: ignore[arg-type]
+
+
+async def test_a_checkpoint_is_changed_in_place(flux_loads: list[str]) -> None:
+    shell = hold_flux("/weights/first")
+    await shell.reconfigure({"checkpoint": HUB})
+    await shell.reconfigure({"checkpoint": HUB})
+    assert flux_loads == [HUB]
+    assert isinstance((await _collect(shell))[-1], Done)
+    await shell.stop()
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+@pytest.mark.parametrize(
+    ("user_config", "words"),
+    [
+        ({"checkpoint": 3}, "user_config checkpoint"),
+        ({"checkpiont": HUB}, "checkpiont"),
+        ({"checkpoint": "/no/such/folder"}, "no folder /no/such/folder"),
+        ({"checkpoint": "."}, "it lacks model_index.json"),
+    ],
+)
+async def test_a_checkpoint_that_is_not_there_leaves_the_model_as_it_is(
+    tmp_path: Path,
+    flux_loads: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    user_config: dict[str, Any],
+    words: str,
+    is_running: bool,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shell = hold_flux(HUB)
+    if is_running:
+        await _collect(shell)
+    await shell.reconfigure(user_config)
+    assert words in caplog.text
+    assert isinstance((await _collect(shell))[-1], Done)
+    await shell.check_health()
+    assert flux_loads == [HUB]
     await shell.stop()

@@ -7,7 +7,7 @@ import pytest
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings
 from serve_app.settings_sections import DEFAULT_QUALITIES, FluxSettings
-from serve_app.tuning import tune, tune_model
+from serve_app.tuning import try_to_tune, tune, tune_model
 
 ROW = {"engine": "flux", "steps": 8, "guidance": 30, "detail": 0.5, "max_megapixels": 0.25}
 
@@ -38,6 +38,12 @@ def test_nothing_given_is_the_settings(given: dict[str, object] | None) -> None:
 def test_what_is_wrong_is_named(given: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
         tune(Settings(), given)
+
+
+def test_a_replica_goes_on_as_it_is_where_it_cannot_be_used(caplog: pytest.LogCaptureFixture) -> None:
+    assert try_to_tune(Settings(), {"quality": "ultra"}) is None
+    assert "nothing is changed" in caplog.text
+    assert try_to_tune(Settings(), {"quality": "low"}) == tune(Settings(), {"quality": "low"})
 
 
 def test_a_model_gets_another_checkpoint() -> None:

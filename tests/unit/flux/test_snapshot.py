@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.engines.protocol import Crop, FillRequest
+from serve_app.errors import ConfigurationError
 from serve_app.flux.assembly import load_encoder, load_engine
 from serve_app.flux.prompts import local_encoder
 from serve_app.flux.snapshot import main
@@ -53,6 +54,12 @@ def test_with_a_snapshot_the_encoders_are_not_needed(checkpoint: Path, tmp_path:
     engine.close()
     assert sink.value("pawfect_prompts_total", source="disk") == 1
     assert sink.value("pawfect_engine_tick_seconds_count", engine="flux", work="step") == 2
+
+
+def test_a_model_without_a_checkpoint_is_not_loaded(checkpoint: Path, tmp_path: Path) -> None:
+    settings = make_settings(checkpoint, tmp_path)
+    with pytest.raises(ConfigurationError, match="flux-dev has no checkpoint"):
+        load_encoder(settings, "flux-dev", token=None)
 
 
 def test_other_prompts_are_asked_for_once(checkpoint: Path, tmp_path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
 import pytest
 
+from serve_app.engines.protocol import Event, FillRequest, Queued
 from serve_app.errors import Paused, StoreUnavailable
 from serve_app.jobs.controls import EMPTY, Controls, ControlsWatch, Hand, Pause, from_document, to_document
-from serve_app.jobs.model import Session, Status
+from serve_app.jobs.model import Progress, Session, Stage, Status
 from serve_app.metrics import PlainSink
 from tests.engines import FakeEngine
 from tests.tokens import HandClock
@@ -50,6 +53,20 @@ def test_documents_say_all_of_it() -> None:
     controls = Controls(PAUSE, MappingProxyType({"Editor": Hand(1.0, "why", "who", pin=2)}))
     assert from_document(to_document(controls)) == controls
     assert from_document(None) == EMPTY
+
+
+def test_what_a_newer_version_adds_does_not_end_a_pause() -> None:
+    controls = Controls(PAUSE, MappingProxyType({"Editor": HAND}))
+    document = to_document(controls)
+    document["pause"]["ticket"] = document["replicas"]["Editor"]["ticket"] = document["banner"] = "x"
+    assert from_document(document) == controls
+
+
+async def test_a_replica_that_shows_no_deployments_leaves_the_numbers_to_others() -> None:
+    store, sink = FakeControls(Controls(replace(PAUSE, until=None), MappingProxyType({"Editor": HAND}))), PlainSink()
+    await ControlsWatch(store, HandClock(), sink).refresh()  # type: ignore[arg-type]
+    assert sink.value("pawfect_paused") == 1
+    assert sink.value("pawfect_replicas_by_hand", deployment="other", kind="floor") is None
 
 
 async def test_a_replica_obeys_what_it_read_last() -> None:
@@ -100,7 +117,7 @@ async def test_a_pause_claims_nothing_and_lets_what_runs_finish(tmp_path: Path) 
         bench.service._is_paused = lambda: paused
         await bench.put_session()
         running = await bench.submit()
-        await bench.until(running, status=Status.PROCESSING)
+        await bench.until(running, progress=Progress(Stage.ENGINE, steps=1))
         paused = True
         await bench.put_session(session=OTHER)
         waiting = await bench.submit("m2", session=OTHER)
@@ -117,6 +134,46 @@ async def test_a_pause_claims_nothing_and_lets_what_runs_finish(tmp_path: Path) 
         paused = False
         bench.runner.nudge()
         await bench.until(waiting, status=Status.COMPLETED)
+
+
+class NoPlace(FakeEngine):
+    """Says `said` and has no place, while its gate is closed."""
+
+    def __init__(self, *said: Event) -> None:
+        super().__init__()
+        self.said = said
+
+    async def run(self, request: FillRequest) -> AsyncGenerator[Event]:
+        for event in self.said:
+            yield event
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.left += 1
+            raise
+        async for event in super().run(request):
+            yield event
+
+
+@pytest.mark.parametrize(("said", "position"), [((), None), ((Queued(3),), 3)], ids=["no replica", "others first"])
+async def test_a_pause_gives_back_what_no_engine_has_begun(
+    tmp_path: Path, said: tuple[Event, ...], position: int | None
+) -> None:
+    engine = NoPlace(*said)
+    engine.gate.clear()
+    async with open_workbench(tmp_path, {"draft": engine}) as bench:
+        paused = False
+        bench.runner._is_paused = lambda: paused
+        await bench.put_session()
+        job = await bench.until(await bench.submit(), progress=Progress(Stage.ENGINE, position=position))
+        paused = True
+        job = await bench.until(job, status=Status.QUEUED)
+        assert (job.crashes, job.transient_failures, job.error, engine.left) == (0, 0, None, 1)
+        assert bench.sink.value("pawfect_attempts_total", result="released") == 1
+        engine.gate.set()
+        paused = False
+        bench.runner.nudge()
+        await bench.until(job, status=Status.COMPLETED)
 
 
 async def test_a_pause_is_not_counted_against_what_was_published(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ import pytest
 
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs.controls import EMPTY, Controls, Hand, Pause
-from serve_app.jobs.demand import WINDOW_S, DemandMeter
+from serve_app.jobs.demand import WINDOW_S, DemandMeter, count_slots
 from serve_app.jobs.model import Lane
 from serve_app.jobs.store import Backlog, LaneBacklog
 from serve_app.metrics import PlainSink
+from serve_app.settings import Settings
+from serve_app.settings_sections import JobSettings
 from tests.engines import FakeEngine
 from tests.tokens import HandClock
 from tests.workbench import open_workbench
@@ -41,6 +43,11 @@ def make_meter(store: object, clock: HandClock) -> tuple[DemandMeter, PlainSink]
     deployments = {"flux": "FluxFill", "draft": "Draft"}
     slots = {Lane.IMAGES: 6, Lane.HEADSHOTS: 2}
     return DemandMeter(store, deployments, "flux", slots, 10.0, clock, sink), sink  # type: ignore[arg-type]
+
+
+def test_slots_of_urgent_jobs_hold_no_others() -> None:
+    settings = Settings(jobs=JobSettings(slots=6, urgent_slots=2))
+    assert count_slots(settings) == {Lane.IMAGES: 4, Lane.HEADSHOTS: settings.headshots.slots}
 
 
 async def test_jobs_times_measured_seconds_are_the_backlog() -> None:

@@ -15,6 +15,7 @@ from serve_app.editing import edit
 from serve_app.engines.protocol import Event, Failed
 from serve_app.errors import StoreUnavailable
 from serve_app.jobs import run, transitions
+from serve_app.jobs.hold import Hold
 from serve_app.jobs.model import Job, Priority, Session, Status
 from serve_app.jobs.store import Write
 from serve_app.photos.store import ABSENT
@@ -122,6 +123,30 @@ async def test_draining_gives_running_jobs_back_unharmed(tmp_path: Path) -> None
         found = await bench.stores.jobs.get(job.id)
         assert found is not None
         assert (found.status, found.crashes, found.transient_failures) == (Status.QUEUED, 0, 0)
+
+
+async def test_the_end_of_a_run_is_written_though_the_drains_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writing, go_on, end = asyncio.Event(), asyncio.Event(), Hold.end
+
+    async def write_slowly(hold: Hold, change: transitions.End) -> Job | None:
+        writing.set()
+        await go_on.wait()
+        return await end(hold, change)
+
+    monkeypatch.setattr(Hold, "end", write_slowly)
+    async with open_workbench(tmp_path, {"draft": FakeEngine()}) as bench:
+        await bench.put_session()
+        job = await bench.submit()
+        await writing.wait()
+        draining = asyncio.create_task(bench.runner.drain(0))
+        await asyncio.wait({draining}, timeout=0.1)
+        go_on.set()
+        await draining
+        found = await bench.stores.jobs.get(job.id)
+        assert found is not None
+        assert found.status is Status.COMPLETED
 
 
 async def test_urgent_jobs_do_not_take_the_places_of_normal_ones(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ SEEDED: dict[str, tuple[str, str, Change, str]] = {
         "drain-replicas",
         SERVICE,
         put_variable(CPU, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "220"),
-        "is 220, less than graceful_shutdown_timeout_s 240 of Ingress",
+        "is 220, less than graceful_shutdown_timeout_s 260 of Ingress",
     ),
     "a long grace on Spot": (
         "drain-spot",

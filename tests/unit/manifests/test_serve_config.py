@@ -18,7 +18,7 @@ CONFIG = yaml.safe_load((ROOT / "serve_config.yaml").read_text())
 OVERRIDES = {
     "proxy_location": "EveryNode",
     "http_options": {"host": "10.0.0.1"},
-    "application": {"autoscaling_policy": {"policy_kwargs": {"deployments": {"Draft": {"places": 8}}}}},
+    "application": {"autoscaling_policy": {"policy_kwargs": {"deployments": {"FluxBase": {"places": 8}}}}},
     "deployments": {"Ingress": {"num_replicas": 2}, "FluxFill": {"autoscaling_config": {"max_replicas": 8}}},
 }
 
@@ -45,8 +45,10 @@ def test_overrides_win_and_what_lies_beside_them_stays() -> None:
     assert _find(merged, "Ingress") == {**_find(CONFIG, "Ingress"), "num_replicas": 2}
     scaling = _find(CONFIG, "FluxFill")["autoscaling_config"]
     assert _find(merged, "FluxFill")["autoscaling_config"] == {**scaling, "max_replicas": 8}
-    policy = merged["applications"][0]["autoscaling_policy"]["policy_kwargs"]["deployments"]
-    assert policy["Draft"] == {"target_wait_s": 30, "places": 8}
+    policy, before = (
+        plan["applications"][0]["autoscaling_policy"]["policy_kwargs"]["deployments"] for plan in (merged, CONFIG)
+    )
+    assert policy["FluxBase"] == {**before["FluxBase"], "places": 8}
     assert _find(merged, "Editor") == _find(CONFIG, "Editor")
 
 

@@ -42,7 +42,8 @@ def test_a_pause_is_written_and_ended(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "consumption: running" in capsys.readouterr().out
 
 
-def test_replicas_are_set_and_left_to_the_policy_again(tmp_path: Path) -> None:
+def test_replicas_are_set_and_left_to_the_policy_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAWFECT_FLUX__CHECKPOINTS", '{"flux-fill-dev": "hub"}')
     assert run(tmp_path, "scale", "FluxFill", "--pin", "3") == 0
     assert run(tmp_path, "scale", "Headshots", "--floor", "2", "--for", "3d", "--why", "campaign") == 0
     hands = read(tmp_path).hands
@@ -50,6 +51,20 @@ def test_replicas_are_set_and_left_to_the_policy_again(tmp_path: Path) -> None:
     assert (hands["Headshots"].floor, hands["Headshots"].why) == (2, "campaign")
     assert run(tmp_path, "scale", "FluxFill", "--auto") == 0
     assert set(read(tmp_path).hands) == {"Headshots"}
+    assert run(tmp_path, "scale", "PromptEncoder", "--floor", "1") == 0
+
+
+def test_what_has_no_checkpoint_any_more_is_left_to_the_policy(tmp_path: Path) -> None:
+    assert run(tmp_path, "scale", "FluxFill", "--auto") == 0
+
+
+def test_more_than_the_file_says_is_set_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The running service's max_replicas may have been raised in place; Serve keeps to it."""
+    assert run(tmp_path, "scale", "Headshots", "--pin", "2") == 0
+    assert "at most" not in capsys.readouterr().out
+    assert run(tmp_path, "scale", "Headshots", "--pin", "99") == 0
+    assert "Headshots has at most 2 replicas" in capsys.readouterr().out
+    assert read(tmp_path).hands["Headshots"].pin == 99
 
 
 @pytest.mark.parametrize(
@@ -57,7 +72,9 @@ def test_replicas_are_set_and_left_to_the_policy_again(tmp_path: Path) -> None:
     [
         (["scale", "Flux", "--pin", "1"], "Flux is not scaled; Editor, Headshots"),
         (["scale", "Draft", "--pin", "1"], "num_replicas"),
-        (["scale", "Headshots", "--pin", "99"], "at most 2"),
+        (["scale", "FluxFill", "--floor", "1"], "no checkpoint"),
+        (["scale", "FluxBase", "--pin", "1"], "no checkpoint"),
+        (["scale", "PromptEncoder", "--pin", "1"], "no checkpoint"),
     ],
 )
 def test_what_cannot_be_is_said(

@@ -9,12 +9,19 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from capacity.photos import find_seconds
+from pawfect import server
 from pawfect.serve_plan import CONFIG, count_cpus, read_plan
 from serve_app.errors import ConfigurationError
 from serve_app.settings import Settings, load_settings
 from serve_app.settings_sections import FluxSettings
 
 HOST = "127.0.0.1"
+LONGEST_TFLOP = 2100
+"""28 steps at a megapixel, the largest crop."""
+UPLOAD_S = 20
+"""What has begun to be written when the drain's time is over is written to its end: some megabytes."""
+LOCAL_POD = CONFIG.parent / "k8s" / "overlays" / "local-cpu" / "pawfect.yaml"
 
 
 def read(settings: Settings, path: Path = CONFIG) -> dict[str, Any]:
@@ -119,7 +126,13 @@ def test_a_file_without_an_application_is_refused(tmp_path: Path) -> None:
 def test_the_times_of_an_end_fit_into_each_other() -> None:
     plan, settings = read(Settings()), Settings()
     times = {each["name"]: each["graceful_shutdown_timeout_s"] for each in plan["applications"][0]["deployments"]}
-    assert settings.jobs.drain_s < times["Editor"] < times["Ingress"]
+    longest_s = settings.flux.places * find_seconds(LONGEST_TFLOP).high
+    assert longest_s < settings.jobs.drain_s, "the slowest photo ends, beside as many others as a replica takes"
+    assert settings.jobs.drain_s + UPLOAD_S <= times["Editor"] < times["Ingress"]
     assert times["FluxFill"] >= settings.jobs.drain_s, "an Editor that lets a job finish needs the engine for it"
+    assert times["FluxBase"] >= settings.jobs.drain_s
+    assert max(times.values()) < server.DRAIN_S, "all end at once; for pods, drain-replicas of `python -m manifests`"
+    pod = next(each for each in yaml.safe_load_all(LOCAL_POD.read_text()) if each["kind"] == "Deployment")
+    assert pod["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > server.DRAIN_S
     assert plan["http_options"]["request_timeout_s"] > settings.jobs.push_wait_s
     assert settings.engines.load_timeout_s >= 600
