@@ -32,7 +32,8 @@ class Interruption(Enum):
     CANCELLED = "cancelled"
     SUPERSEDED = "superseded"
     LOST = "lost"
-    PAUSED = "paused"
+    UNWANTED = "unwanted"
+    """Here and now: nothing is to be begun, and no engine has begun it."""
 
 
 class Hold:
@@ -43,7 +44,7 @@ class Hold:
         settings: JobSettings,
         job: Job,
         token: str,
-        is_paused: Callable[[], bool] = lambda: False,
+        begins_nothing: Callable[[], bool] = lambda: False,
     ) -> None:
         self.job = job
         self.token = token
@@ -52,7 +53,7 @@ class Hold:
         self._store = store
         self._clock = clock
         self._settings = settings
-        self._is_paused = is_paused
+        self._begins_nothing = begins_nothing
         self._progress = job.progress
         self._progress_due = 0.0
         self._renewal_due = clock.monotonic() + settings.lease_s * RENEWAL_SHARE
@@ -77,15 +78,16 @@ class Hold:
 
     async def keep(self) -> Interruption:
         """Renew until there is a reason to stop. An outage of the store is no reason: the lease may still be ours. A
-        pause is one before an engine has begun: in the queue a job loses no time to it, and asks for no replica."""
+        pause and a drain are one before an engine has begun: in the queue a job loses no time to a pause, and asks for
+        no replica; and where the whole service is stopped, its engine never begins."""
         interval = min(max(self._settings.progress_interval_s, 0.05), CHECK_INTERVAL_S, self._settings.lease_s / 4)
         while True:
             await asyncio.sleep(interval)
             try:
                 async with asyncio.timeout(self._settings.lease_s * BEAT_SHARE):
                     reason = await self._beat()
-                if reason is None and self._is_paused() and not self.has_begun:
-                    return Interruption.PAUSED
+                if reason is None and self._begins_nothing() and not self.has_begun:
+                    return Interruption.UNWANTED
                 if reason is Interruption.LOST or (reason is not None and not self._committed):
                     return reason
             except (StoreUnavailable, TimeoutError) as error:

@@ -97,7 +97,8 @@ class Runner:
         self._wake.set()
 
     async def drain(self, timeout_s: float) -> None:
-        """Claim nothing more, let what runs finish, and after `timeout_s` give the rest back to the queue unharmed."""
+        """Claim nothing more, give back to the queue what no engine has begun, and let the others finish; after
+        `timeout_s` give those back, too, unharmed."""
         self._draining = True
         self._wake.set()
         if self._loop is not None:
@@ -162,10 +163,13 @@ class Runner:
         if crashed:
             self._sink.record(metrics.ATTEMPTS, result="crashed")
         if job.status is Status.PROCESSING:
-            self._launch(Hold(self._store, self._clock, self._settings, job, token, self._is_paused))
+            self._launch(Hold(self._store, self._clock, self._settings, job, token, self._begins_nothing))
         else:
             await self._closer.close(job)
         return True
+
+    def _begins_nothing(self) -> bool:
+        return self._draining or self._is_paused()
 
     def _is_abandoned(self, job: Job) -> bool:
         """Whether a job's worker died. A lease may also have run out because the store was out: then its worker, which

@@ -213,13 +213,6 @@ async def test_what_is_wrong_is_said_and_named(caller: Client, change: dict[str,
     assert said in answer.json()["detail"]
 
 
-async def test_without_a_model_that_can_it_is_said_how_to_have_one(client: Client) -> None:
-    """`client` calls an installation without checkpoints."""
-    answer = await client.submit_job(**GENERATE)
-    assert (answer.status_code, answer.json()["field"]) == (422, "operation")
-    assert "flux-dev, name its checkpoint in PAWFECT_FLUX__CHECKPOINTS" in answer.json()["detail"]
-
-
 @pytest.mark.parametrize(
     ("change", "code", "said"),
     [
