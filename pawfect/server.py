@@ -17,7 +17,7 @@ from serve_app.settings import Settings
 LOOPBACK = "127.0.0.1"
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104 – only where every push is verified
 DRAIN_S = 600.0
-"""Twice the longest graceful_shutdown_timeout_s: Serve stops all deployments at once, and kills what is left then."""
+"""Over twice the longest graceful_shutdown_timeout_s: Serve stops all deployments at once, and kills what is left."""
 POLL_S = 0.1
 OBJECT_STORE_BYTES = 256 * 2**20
 """Ray's share of memory for what passes between replicas: crops of a few megabytes each."""

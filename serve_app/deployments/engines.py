@@ -18,7 +18,7 @@ from serve_app.deployments.replica_metrics import INTERVAL_S, ReplicaMetrics, fi
 from serve_app.engines.loading import Loader, LoadState, Phase
 from serve_app.engines.protocol import Engine, Event, Failed, Request
 from serve_app.engines.trace import Trace
-from serve_app.errors import EngineUnavailable, PawfectError
+from serve_app.errors import ConfigurationError, EngineUnavailable, WeightsUnavailable
 from serve_app.flux.checkpoint import Part, check_source
 from serve_app.flux.spec import get_spec
 from serve_app.metrics import Sink
@@ -184,15 +184,23 @@ class FluxShell(EngineShell["FluxEngine"]):
         )
 
     async def reconfigure(self, user_config: Mapping[str, Any] | None) -> None:
-        """Serve calls it at the start and when `user_config` changes; see `tuning.ModelTuning`. Raises
+        """Serve calls it at the start and when `user_config` changes; see `tuning.ModelTuning`.
+
+        A replica that runs keeps its model when the change cannot be meant: raised, it would have Serve stop one
+        replica after the other. One that starts does not know that model, and raises ConfigurationError. Raises
         EngineUnavailable when a new checkpoint that is there does not load."""
+        is_starting = not self._loader.is_started
         try:
             tuned = tune_model(self._settings, self._model, user_config)
             checkpoint = tuned.flux.checkpoints.get(self._model)
             if checkpoint is None or checkpoint == self._checkpoint:
                 return
-            check_source(checkpoint, Part.IMAGE)  # not in a thread: the former one might begin to load meanwhile
-        except PawfectError as error:  # raised, it would have Serve stop one replica after the other
+            if not is_starting:
+                with contextlib.suppress(WeightsUnavailable):  # worth a retry, as loading has it
+                    check_source(checkpoint, Part.IMAGE)
+        except ConfigurationError as error:
+            if is_starting:
+                raise
             log.exception("nothing is changed: %s", error.message)
             return
         log.info("another checkpoint is loaded", extra={"engine": self._name})

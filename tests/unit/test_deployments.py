@@ -15,7 +15,7 @@ from serve_app.deployments.engines import MAX_FAILURES, EngineShell, FluxShell
 from serve_app.engines.draft import DraftEngine
 from serve_app.engines.loading import Phase
 from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask
-from serve_app.errors import ConfigurationError, EngineUnavailable
+from serve_app.errors import ConfigurationError, EngineUnavailable, WeightsUnavailable
 from serve_app.flux.checkpoint import HUB
 from serve_app.metrics import PlainSink
 from serve_app.settings import Settings
@@ -298,12 +298,16 @@ async def test_a_checkpoint_is_changed_in_place(flux_loads: list[str]) -> None:
     await shell.stop()
 
 
-@pytest.mark.parametrize("is_running", [True, False])
+UNUSABLE: list[tuple[dict[str, Any], str]] = [
+    ({"checkpoint": 3}, "user_config checkpoint"),
+    ({"checkpiont": HUB}, "checkpiont"),
+]
+
+
 @pytest.mark.parametrize(
     ("user_config", "words"),
     [
-        ({"checkpoint": 3}, "user_config checkpoint"),
-        ({"checkpiont": HUB}, "checkpiont"),
+        *UNUSABLE,
         ({"checkpoint": "/no/such/folder"}, "no folder /no/such/folder"),
         ({"checkpoint": "."}, "it lacks model_index.json"),
     ],
@@ -315,15 +319,46 @@ async def test_a_checkpoint_that_is_not_there_leaves_the_model_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
     user_config: dict[str, Any],
     words: str,
-    is_running: bool,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     shell = hold_flux(HUB)
-    if is_running:
-        await _collect(shell)
+    await _collect(shell)
     await shell.reconfigure(user_config)
     assert words in caplog.text
     assert isinstance((await _collect(shell))[-1], Done)
     await shell.check_health()
     assert flux_loads == [HUB]
+    await shell.stop()
+
+
+@pytest.mark.parametrize(("user_config", "words"), UNUSABLE)
+async def test_a_replica_that_starts_takes_no_model_that_nobody_named(
+    flux_loads: list[str], user_config: dict[str, Any], words: str
+) -> None:
+    shell = hold_flux(HUB)
+    with pytest.raises(ConfigurationError, match=words):
+        await shell.reconfigure(user_config)
+    assert flux_loads == []
+    await shell.stop()
+
+
+async def test_a_replica_that_starts_tries_to_load_what_is_not_there_yet(flux_loads: list[str]) -> None:
+    """A mount may be late; how often that is tried, and what becomes of it, is the loader's business."""
+    shell = hold_flux(HUB)
+    await shell.reconfigure({"checkpoint": "/no/such/folder"})
+    assert flux_loads == ["/no/such/folder"]
+    await shell.stop()
+
+
+async def test_a_folder_that_cannot_be_read_now_is_loaded_all_the_same(
+    flux_loads: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise WeightsUnavailable("/weights/new cannot be read")
+
+    monkeypatch.setattr("serve_app.deployments.engines.check_source", fail)
+    shell = hold_flux(HUB)
+    await _collect(shell)
+    await shell.reconfigure({"checkpoint": "/weights/new"})
+    assert flux_loads == [HUB, "/weights/new"]
     await shell.stop()

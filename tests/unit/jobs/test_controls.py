@@ -189,7 +189,7 @@ async def test_a_pause_is_not_counted_against_what_was_published(tmp_path: Path)
         assert found.deadline_at > time.time() + 3000
 
 
-@pytest.mark.parametrize(("deadline_s", "is_prolonged"), [(60.0, True), (3000.0, False)])
+@pytest.mark.parametrize(("deadline_s", "is_prolonged"), [(60.0, True), (3000.0, True), (3500.0, False)])
 async def test_what_waits_when_a_pause_ends_has_time_left(
     tmp_path: Path, deadline_s: float, is_prolonged: bool
 ) -> None:
