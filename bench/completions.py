@@ -53,6 +53,12 @@ class Completions:
         with self._open() as connection:
             return {row[0] for row in connection.execute("SELECT id FROM jobs WHERE status = ?", (status,))}
 
+    def find_begun(self) -> set[str]:
+        """Ids of the jobs that an engine is at work on."""
+        query = "SELECT id FROM jobs WHERE status = 'processing' AND body ->> '$.progress.steps' > 0"
+        with self._open() as connection:
+            return {row[0] for row in connection.execute(query)}
+
     def count_repeated(self) -> int:
         """Jobs that were completed more than once."""
         return self._count("SELECT COUNT(*) FROM (SELECT job FROM bench_completions GROUP BY job HAVING COUNT(*) > 1)")

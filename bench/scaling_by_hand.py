@@ -3,8 +3,9 @@
 - `pin_s`, `floor_s`: from the command to the replicas it asks for; `auto_s`: from `--auto` to none;
 - `pinned_off`, `floor_off`: samples after that with other than three, or fewer than two, replicas;
 - `refused_s`: from the pause to the first push that is answered 503; `late_answers`: later pushes answered otherwise;
-- `claimed_while_paused`: jobs that began once the replicas had had `OBEY_S` to hear of the pause; `stopped`: jobs that
-  ran when it came and did not complete; `resumed_s`: from `resume` to the first job that runs;
+- `claimed_while_paused`: jobs that began once the replicas had had `OBEY_S` to hear of the pause;
+- `running_when_paused`: jobs that an engine had begun by then; `stopped`: those of them that did not complete;
+- `resumed_s`: from `resume` to the first job that runs;
 - `refused_pushes`, `refusal_p95_ms`: pushes answered 503 meanwhile, and how soon; `jobs_refused`: 1 when a job over
   HTTP is, with Retry-After;
 - `hand_lost`, `hand_repeated`: as in `scaling`.
@@ -89,11 +90,11 @@ class Hand:
     async def pause(self, curve: Sequence[Phase]) -> dict[str, float]:
         load, store = self._l4s.load, self._l4s.store
         offering = asyncio.create_task(load.follow(curve))
-        await self._sampler.wait_for(lambda sample: min(sample.queue.running, sample.queue.queued) > 0, PATIENCE_S)
+        await self._sampler.wait_for(lambda sample: bool(store.find_begun() and sample.queue.queued), PATIENCE_S)
+        running = await asyncio.to_thread(store.find_begun)
         await self.command("pause", *WHY)
         paused_at = time.time()
         await asyncio.sleep(OBEY_S)
-        running = await asyncio.to_thread(store.find, "processing")
         refused = await self._is_job_refused()
         await self._sampler.wait_for(lambda sample: not sample.queue.running, PATIENCE_S)
         claimed = await self._count(lambda sample: sample.queue.running > 0)
