@@ -55,7 +55,7 @@ class Completions:
 
     def find_begun(self) -> set[str]:
         """Ids of the jobs that an engine is at work on."""
-        query = "SELECT id FROM jobs WHERE status = 'processing' AND body ->> '$.progress.steps' > 0"
+        query = "SELECT id FROM jobs WHERE status = 'processing' AND json_extract(body, '$.progress.steps') > 0"
         with self._open() as connection:
             return {row[0] for row in connection.execute(query)}
 

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from time import monotonic
 from typing import Any
 
 from serve_app.jobs.demand import BACKLOG, BUSY, FLOOR, JOBS, PIN, SEPARATOR, SLOTS, STARTING, name_key
 from serve_app.jobs.model import Lane
 from serve_app.scaling import Demand, Rules, count_editors, decide
-from serve_app.telemetry import write_json
+from serve_app.telemetry import OnceInAWhile, write_json
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +23,6 @@ EDITOR = "Editor"
 STALE_S = 30.0
 """An Editor's figures older than this are not believed; it says them every second or so."""
 LOWER_SINCE = "lower_since"
-REPEAT_S = 60.0
-"""A defect is logged once in so long: the controller asks ten times a second."""
 SERVICE = "pawfect"
 """In log lines; the controller is started without our settings."""
 
@@ -36,8 +33,8 @@ class BacklogPolicy:
     def __init__(self, deployments: Mapping[str, Mapping[str, Any]], lanes: Mapping[str, list[str]]) -> None:
         self._rules = {name: Rules.model_validate(rules or {}) for name, rules in deployments.items()}
         self._is_deaf = False
-        self._logged_at = float("-inf")
         self._lanes = {Lane(lane): tuple(names) for lane, names in lanes.items()}
+        log.filters = [OnceInAWhile(logging.ERROR)]  # the controller asks ten times a second
 
     def __call__(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:
         if not log.hasHandlers():  # Serve's controller configures its own logger alone
@@ -45,9 +42,7 @@ class BacklogPolicy:
         try:
             return self._decide(contexts)
         except Exception:
-            if monotonic() - self._logged_at >= REPEAT_S:
-                self._logged_at = monotonic()
-                log.exception("no decision about replicas; they stay as they are")
+            log.exception("no decision about replicas; they stay as they are")
             return {}, {key: dict(context.policy_state) for key, context in contexts.items()}
 
     def _decide(self, contexts: Mapping[Any, Any]) -> tuple[dict[Any, float], dict[Any, dict[str, Any]]]:

@@ -79,8 +79,9 @@ class JobSettings(Section):
     drain_s: float = Field(
         235,
         ge=0,
-        description="an Editor that is being stopped lets its jobs run on for so long, then gives them back; below "
-        "graceful_shutdown_timeout_s of Editor in serve_config.yaml, in seconds",
+        description="an Editor that is being stopped lets jobs that an engine has begun run on for so long; the others "
+        "it gives back at once, and these then; below graceful_shutdown_timeout_s of Editor in serve_config.yaml, in "
+        "seconds",
     )
     stage_timeout_s: float = Field(
         120, gt=0, description="one stage of a run at most, and an engine's silence once it has begun, in seconds"

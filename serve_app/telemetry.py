@@ -97,11 +97,12 @@ class JsonFormatter(logging.Formatter):
 
 
 class OnceInAWhile(logging.Filter):
-    """Lets the same complaint through once in `REPEAT_S`, as a warning at most: what libraries complain about here
-    costs traces and no job. `suppressed` says how often it was not shown."""
+    """Lets the same complaint through once in `REPEAT_S`, and no more severe than `at_most`. `suppressed` says how
+    often it was not shown."""
 
-    def __init__(self) -> None:
+    def __init__(self, at_most: int) -> None:
         super().__init__()
+        self._at_most = at_most
         self._shown: dict[tuple[str, object], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -112,7 +113,7 @@ class OnceInAWhile(logging.Filter):
             return False
         self._shown[key] = (now, 0)
         record.suppressed = hidden
-        record.levelno = min(record.levelno, logging.WARNING)
+        record.levelno = min(record.levelno, self._at_most)
         record.levelname = logging.getLevelName(record.levelno)
         return True
 
@@ -135,7 +136,7 @@ def configure_logging(level: str, service: str, project: str | None = None) -> N
         logger.propagate = False
         logger.handlers = [handler]
         if name in LIBRARIES:
-            handler.addFilter(OnceInAWhile())
+            handler.addFilter(OnceInAWhile(logging.WARNING))  # it costs traces, and no job
             logger.setLevel(logging.WARNING)
         else:
             logger.setLevel(level)

@@ -182,7 +182,7 @@ def test_a_defect_is_logged_once_a_minute(caplog: pytest.LogCaptureFixture, monk
     broken.current_time = None
     said = []
     for now in (100.0, 100.1, 159.9, 160.0):
-        monkeypatch.setattr("serve_app.autoscaling.monotonic", lambda now=now: now)
+        monkeypatch.setattr("serve_app.telemetry.time.monotonic", lambda now=now: now)
         decide(broken, policy=policy)
         said.append(len(caplog.records))
     assert said == [1, 1, 1, 2]

@@ -113,7 +113,7 @@ def test_a_stopping_process_waits_for_no_collector(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_repeated_complaint_is_shown_once() -> None:
-    sieve = OnceInAWhile()
+    sieve = OnceInAWhile(logging.WARNING)
 
     def complain(text: str) -> bool:
         return bool(sieve.filter(logging.LogRecord("opentelemetry.x", logging.ERROR, "", 0, text, ("a",), None)))
