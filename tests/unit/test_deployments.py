@@ -5,34 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from serve_app.deployments.engines import MAX_FAILURES, EngineShell, FluxShell
+from serve_app.deployments.engines import MAX_FAILURES, EngineShell
 from serve_app.engines.draft import DraftEngine
 from serve_app.engines.loading import Phase
-from serve_app.engines.protocol import Crop, Done, Failed, FillRequest, Image, Mask
-from serve_app.errors import ConfigurationError, EngineUnavailable, WeightsUnavailable
-from serve_app.flux.checkpoint import HUB
+from serve_app.engines.protocol import Done, Failed, Image, Mask
+from serve_app.errors import ConfigurationError, EngineUnavailable
 from serve_app.metrics import PlainSink
-from serve_app.settings import Settings
-from serve_app.settings_sections import EngineSettings, FluxSettings
-from serve_app.tracing import Tracing
-
-REQUEST = FillRequest(
-    request_id="j",
-    crops=(Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)),),
-    prompt="grass",
-    steps=1,
-    guidance=0.0,
-    seed=7,
-)
-
-
-Shell = EngineShell[DraftEngine]
+from serve_app.settings_sections import EngineSettings
+from tests.shells import Shell, collect, invent
 
 
 def hold_shell(
@@ -40,10 +23,6 @@ def hold_shell(
 ) -> Shell:
     settings = EngineSettings(hang_timeout_s=hang_timeout_s, load_backoff_s=0.01)
     return EngineShell("draft", load, settings, sink or PlainSink(), gpu_share=gpu_share)
-
-
-def invent(image: Image, mask: Mask) -> Image:
-    return np.random.default_rng(0).integers(0, 255, image.shape, np.uint8)
 
 
 async def test_requests_wait_for_the_model_and_then_run() -> None:
@@ -55,7 +34,7 @@ async def test_requests_wait_for_the_model_and_then_run() -> None:
 
     shell = hold_shell(load)
     assert (await shell.load_state()).phase is Phase.LOADING
-    filling = asyncio.create_task(_collect(shell))
+    filling = asyncio.create_task(collect(shell))
     await asyncio.sleep(0.05)
     assert not filling.done()
     go_on.set()
@@ -65,16 +44,12 @@ async def test_requests_wait_for_the_model_and_then_run() -> None:
     await shell.stop()
 
 
-async def _collect(shell: Shell) -> list[Any]:
-    return [event async for event in shell.run(REQUEST)]
-
-
 async def test_a_failed_load_is_unhealthy_and_requests_are_sent_back() -> None:
     def load() -> DraftEngine:
         raise ConfigurationError("no such file")
 
     shell = hold_shell(load)
-    (event,) = await _collect(shell)
+    (event,) = await collect(shell)
     assert event == Failed("engine_unavailable", "no such file", retryable=True)
     with pytest.raises(RuntimeError, match="no such file"):
         await shell.check_health()
@@ -117,7 +92,7 @@ async def test_a_failed_load_is_counted_before_its_replica_is_replaced() -> None
 
     sink = PlainSink()
     shell = hold_shell(load, sink=sink)
-    await _collect(shell)
+    await collect(shell)
     for _ in range(2):
         with pytest.raises(RuntimeError):
             await shell.check_health()
@@ -149,7 +124,7 @@ async def test_a_hanging_engine_is_unhealthy() -> None:
         return invent(image, mask)
 
     shell = hold_shell(lambda: DraftEngine(hang), hang_timeout_s=0.05)
-    filling = asyncio.create_task(_collect(shell))
+    filling = asyncio.create_task(collect(shell))
     await asyncio.to_thread(begun.wait, 10)
     await asyncio.sleep(0.1)
     with pytest.raises(RuntimeError, match="busy with one piece of work"):
@@ -171,11 +146,11 @@ async def test_an_engine_whose_model_fails_again_and_again_is_unhealthy() -> Non
     shell = hold_shell(lambda: DraftEngine(fail))
     for _ in range(MAX_FAILURES):
         await shell.check_health()
-        assert isinstance((await _collect(shell))[-1], Failed)
+        assert isinstance((await collect(shell))[-1], Failed)
     with pytest.raises(RuntimeError, match=f"last {MAX_FAILURES} calls"):
         await shell.check_health()
     broken = False
-    await _collect(shell)
+    await collect(shell)
     await shell.check_health()
     await shell.stop()
 
@@ -201,12 +176,12 @@ async def test_another_model_is_loaded_once_the_first_one_has_finished() -> None
         return DraftEngine(invent)
 
     shell = hold_shell(lambda: Watched(hold))
-    running = asyncio.create_task(_collect(shell))
+    running = asyncio.create_task(collect(shell))
     await asyncio.to_thread(begun.wait, 10)
     reloading = asyncio.create_task(shell.reload(load_second))
     await asyncio.sleep(0.05)
     assert (await shell.load_state()).phase is Phase.LOADING
-    late = asyncio.create_task(_collect(shell))
+    late = asyncio.create_task(collect(shell))
     await asyncio.sleep(0.05)
     assert (late.done(), reloading.done(), loaded) == (False, False, []), "a GPU does not hold two models"
     go_on.set()
@@ -227,7 +202,7 @@ async def test_a_model_that_hangs_while_it_is_to_be_replaced_is_unhealthy() -> N
         return invent(image, mask)
 
     shell = hold_shell(lambda: DraftEngine(hang), hang_timeout_s=0.05)
-    running = asyncio.create_task(_collect(shell))
+    running = asyncio.create_task(collect(shell))
     await asyncio.to_thread(begun.wait, 10)
     reloading = asyncio.create_task(shell.reload(lambda: DraftEngine(invent)))
     await asyncio.sleep(0.1)
@@ -260,105 +235,9 @@ async def test_a_second_model_that_does_not_load_is_said() -> None:
         raise ConfigurationError("no such checkpoint")
 
     shell = hold_shell(lambda: DraftEngine(invent))
-    assert isinstance((await _collect(shell))[-1], Done)
+    assert isinstance((await collect(shell))[-1], Done)
     with pytest.raises(EngineUnavailable, match="no such checkpoint"):
         await shell.reload(fail)
     with pytest.raises(RuntimeError, match="no such checkpoint"):
         await shell.check_health()
-    await shell.stop()
-
-
-@pytest.fixture
-def flux_loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The checkpoints that were loaded, by a FluxShell outside Ray."""
-    loads: list[str] = []
-
-    def load(settings: Settings, name: str, *_others: object) -> DraftEngine:
-        loads.append(settings.flux.checkpoints[name])
-        return DraftEngine(invent)
-
-    monkeypatch.setattr("serve_app.deployments.engines._load_flux", load)
-    monkeypatch.setattr("serve_app.deployments.engines._observe", lambda *_: Tracing())
-    monkeypatch.setattr("serve_app.deployments.engines.RaySink", PlainSink)
-    monkeypatch.setattr("serve_app.deployments.engines.find_gpu_share", lambda: 0.0)
-    return loads
-
-
-def hold_flux(checkpoint: str) -> FluxShell:
-    flux = FluxSettings(checkpoints={"flux-fill-dev": checkpoint})
-    return FluxShell(Settings(flux=flux), "flux-fill-dev", None)  # type: ignore[arg-type]
-
-
-async def test_a_checkpoint_is_changed_in_place(flux_loads: list[str]) -> None:
-    shell = hold_flux("/weights/first")
-    await shell.reconfigure({"checkpoint": HUB})
-    await shell.reconfigure({"checkpoint": HUB})
-    assert flux_loads == [HUB]
-    assert isinstance((await _collect(shell))[-1], Done)
-    await shell.stop()
-
-
-UNUSABLE: list[tuple[dict[str, Any], str]] = [
-    ({"checkpoint": 3}, "user_config checkpoint"),
-    ({"checkpiont": HUB}, "checkpiont"),
-]
-
-
-@pytest.mark.parametrize(
-    ("user_config", "words"),
-    [
-        *UNUSABLE,
-        ({"checkpoint": "/no/such/folder"}, "no folder /no/such/folder"),
-        ({"checkpoint": "."}, "it lacks model_index.json"),
-    ],
-)
-async def test_a_checkpoint_that_is_not_there_leaves_the_model_as_it_is(
-    tmp_path: Path,
-    flux_loads: list[str],
-    caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
-    user_config: dict[str, Any],
-    words: str,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    shell = hold_flux(HUB)
-    await _collect(shell)
-    await shell.reconfigure(user_config)
-    assert words in caplog.text
-    assert isinstance((await _collect(shell))[-1], Done)
-    await shell.check_health()
-    assert flux_loads == [HUB]
-    await shell.stop()
-
-
-@pytest.mark.parametrize(("user_config", "words"), UNUSABLE)
-async def test_a_replica_that_starts_takes_no_model_that_nobody_named(
-    flux_loads: list[str], user_config: dict[str, Any], words: str
-) -> None:
-    shell = hold_flux(HUB)
-    with pytest.raises(ConfigurationError, match=words):
-        await shell.reconfigure(user_config)
-    assert flux_loads == []
-    await shell.stop()
-
-
-async def test_a_replica_that_starts_tries_to_load_what_is_not_there_yet(flux_loads: list[str]) -> None:
-    """A mount may be late; how often that is tried, and what becomes of it, is the loader's business."""
-    shell = hold_flux(HUB)
-    await shell.reconfigure({"checkpoint": "/no/such/folder"})
-    assert flux_loads == ["/no/such/folder"]
-    await shell.stop()
-
-
-async def test_a_folder_that_cannot_be_read_now_is_loaded_all_the_same(
-    flux_loads: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object) -> None:
-        raise WeightsUnavailable("/weights/new cannot be read")
-
-    monkeypatch.setattr("serve_app.deployments.engines.check_source", fail)
-    shell = hold_flux(HUB)
-    await _collect(shell)
-    await shell.reconfigure({"checkpoint": "/weights/new"})
-    assert flux_loads == [HUB, "/weights/new"]
     await shell.stop()
