@@ -1,0 +1,205 @@
+"""Mistakes in who reaches whom: policies, the gateway, those who scrape."""
+
+from __future__ import annotations
+
+from tests.unit.manifests.mistakes import (
+    CPU,
+    GONE,
+    SERVICE,
+    SETTINGS,
+    Mistakes,
+    port,
+    put,
+)
+
+NETWORK_MISTAKES: Mistakes = {
+    "another port of the metrics": (
+        "metrics-ports",
+        SERVICE,
+        put(f"{CPU}.rayStartParams.metrics-export-port", "8081"),
+        "is 8081; the service's metrics are on 8080",
+    ),
+    "a metrics port that is another": ("metrics-ports", SERVICE, port(CPU, "metrics", 8081), "metrics is 8081"),
+    "a scraped port that is nowhere": (
+        "metrics-monitoring",
+        "PodMonitoring/pawfect",
+        put("spec.endpoints.0.port", "metric"),
+        "metric is no port of",
+    ),
+    "a monitoring of nothing": (
+        "metrics-monitoring",
+        "PodMonitoring/pawfect",
+        put("spec.selector", {"matchLabels": {"app": "x"}}),
+        "selects no pod",
+    ),
+    "a series that an alert reads and nobody keeps": (
+        "metrics-kept",
+        "PodMonitoring/pawfect",
+        put("spec.endpoints.0.metricRelabeling.0.regex", "ray_node_.*|ray_serve_.*"),
+        "which Rules pawfect reads",
+    ),
+    "an alert on a series of Google's": (
+        "metrics-namespace",
+        "Rules/pawfect",
+        put("spec.groups.0.rules.0.expr", "max(pubsub_googleapis_com:subscription_num_undelivered_messages) > 1"),
+        "pubsub_googleapis_com:subscription_num_undelivered_messages in pawfect:jobs_queued:max is not of the cluster",
+    ),
+    "an alert on a series without a name": (
+        "metrics-namespace",
+        "Rules/pawfect",
+        put("spec.groups.0.rules.0.expr", 'sum(rate({job="pawfect"}[5m])) > -(ray_node_mem_used)'),
+        '{job="pawfect"} in pawfect:jobs_queued:max is not of the cluster',
+    ),
+    "an alert that is no PromQL": (
+        "metrics-namespace",
+        "Rules/pawfect",
+        put("spec.groups.0.rules.0.expr", "max(ray_pawfect_jobs_queued[5m])"),
+        "pawfect:jobs_queued:max is no PromQL: ",
+    ),
+    "a policy for nothing": (
+        "network-selectors",
+        "NetworkPolicy/metrics",
+        put("spec.podSelector.matchLabels", {"app": "nobody"}),
+        "selects no pod",
+    ),
+    "a load balancer before a closed door": (
+        "network-callers",
+        "NetworkPolicy/load-balancer",
+        put("spec.ingress.0.from", [{"ipBlock": {"cidr": "35.191.0.0/16"}}]),
+        "lets 130.211.0.0/22 in on 8000",
+    ),
+    "Redis closed to Ray": (
+        "network-callers",
+        "NetworkPolicy/redis",
+        put("spec.ingress.0.ports.0.port", 6380),
+        "in on 6379",
+    ),
+    "Ray's nodes apart": (
+        "network-callers",
+        "NetworkPolicy/ray",
+        put("spec.ingress.0.ports", [{"port": 6379}]),
+        "in on any port, as Ray needs it",
+    ),
+    "the operator shut out": (
+        "network-operator",
+        "NetworkPolicy/ray",
+        put("spec.ingress.1.ports.0.port", 8266),
+        "lets kuberay-system in on 8265",
+    ),
+    "some pods of the operator's namespace": (
+        "network-operator",
+        "NetworkPolicy/ray",
+        put("spec.ingress.1.from.0.podSelector", {"matchLabels": {"app": "operator"}}),
+        "lets kuberay-system in on 8265",
+    ),
+    "metrics behind a closed door": (
+        "network-collectors",
+        "NetworkPolicy/metrics",
+        put("spec.ingress.0.ports.0.port", 8081),
+        "lets gmp-system in on 8080",
+    ),
+    "collectors of another namespace": (
+        "network-collectors",
+        "NetworkPolicy/metrics",
+        put("spec.ingress.0.from.0.namespaceSelector.matchExpressions.0.values", ["gke-gmp-system"]),
+        "lets gmp-system in on 8080",
+    ),
+    "no names": ("network-out", "NetworkPolicy/out", put("spec.egress.1.ports.0.protocol", "TCP"), "out on 53/UDP"),
+    "no long names": ("network-out", "NetworkPolicy/out", put("spec.egress.1.ports.1.port", 54), "out on 53/TCP"),
+    "the internet without the cluster": (
+        "network-out",
+        "NetworkPolicy/out",
+        put("spec.egress.2.to", [{"ipBlock": {"cidr": "0.0.0.0/0"}}]),
+        "out on 443/TCP",
+    ),
+    "Ray's nodes kept in": (
+        "network-out",
+        "NetworkPolicy/out",
+        put("spec.egress.0.to.0.podSelector", {"matchLabels": {"app.kubernetes.io/name": "redis"}}),
+        "out to l4-spot",
+    ),
+    "Redis out of reach": (
+        "network-out",
+        "NetworkPolicy/out",
+        put("spec.egress.0.to.0.podSelector", {"matchLabels": {"ray.io/is-ray-node": "yes"}}),
+        "out to Redis on 6379",
+    ),
+    "an identity without tokens": (
+        "network-identity",
+        "NetworkPolicy/identity",
+        put("spec.egress.0.ports.0.port", 8080),
+        "out to 169.254.169.254/32 on 80",
+    ),
+    "an identity without tokens on the older dataplane": (
+        "network-identity",
+        "NetworkPolicy/identity",
+        put("spec.egress.0.to.1.ipBlock.cidr", "169.254.169.253/32"),
+        "out to 169.254.169.252/32 on 988",
+    ),
+    "traces to where nothing goes": (
+        "network-traces",
+        SETTINGS,
+        put("data.PAWFECT_TRACING__OTLP_ENDPOINT", "http://otel-collector.observability:4318"),
+        "out to otel-collector.observability on 4318",
+    ),
+    "traces to where nobody comes in": (
+        "network-traces",
+        SETTINGS,
+        put("data.PAWFECT_TRACING__OTLP_ENDPOINT", "http://otel-collector:4318"),
+        "otel-collector is in this namespace",
+    ),
+    "a policy of a service that is nowhere": (
+        "gateway-targets",
+        "HTTPRoute/pawfect",
+        put("spec.rules.0.backendRefs.0.name", "pawfect-svc"),
+        "Service pawfect-svc is nowhere",
+    ),
+    "a port that the service has not": (
+        "gateway-targets",
+        "HTTPRoute/pawfect",
+        put("spec.rules.0.backendRefs.0.port", 80),
+        "has no port 80",
+    ),
+    "a listener that is nowhere": (
+        "gateway-targets",
+        "HTTPRoute/pawfect",
+        put("spec.parentRefs.0.sectionName", "tls"),
+        "has no listener tls",
+    ),
+    "a gateway that is nowhere": (
+        "gateway-targets",
+        "HTTPRoute/to-https",
+        put("spec.parentRefs.0.name", "other"),
+        "Gateway 'other' is nowhere",
+    ),
+    "a load balancer that waits less than Serve": (
+        "gateway-timeout",
+        "GCPBackendPolicy/pawfect",
+        put("spec.default.timeoutSec", 600),
+        "request_timeout_s is 600",
+    ),
+    "a health check of no fixed port": (
+        "gateway-health",
+        "HealthCheckPolicy/pawfect",
+        put("spec.default.config.httpHealthCheck.portSpecification", GONE),
+        "USE_FIXED_PORT",
+    ),
+    "a health check that outlasts its interval": (
+        "gateway-health",
+        "HealthCheckPolicy/pawfect",
+        put("spec.default.timeoutSec", 6),
+        "is above checkIntervalSec",
+    ),
+    "a health check of another page": (
+        "gateway-health",
+        "HealthCheckPolicy/pawfect",
+        put("spec.default.config.httpHealthCheck.requestPath", "/"),
+        "is /, not /-/healthz",
+    ),
+    "a backend policy of nothing": (
+        "gateway-targets",
+        "GCPBackendPolicy/pawfect",
+        put("spec.targetRef.kind", "Gateway"),
+        "Gateway pawfect-serve-svc is nowhere",
+    ),
+}
