@@ -3,90 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
-import json
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
-import numpy as np
 import openai
 import pytest
-from PIL import Image
 
 from ingress import image_answers
-from ingress.allowance import Allowance
-from ingress.auth import VerifiedCaller
-from ingress.image_schemas import EDITS_PATH, GENERATIONS_PATH, MAX_IMAGES
-from serve_app.engines.protocol import EngineResult, Step
-from serve_app.errors import EngineRejected, StoreUnavailable, Unauthenticated
-from serve_app.jobs.model import Job, Operation, Status
-from serve_app.settings_sections import FluxSettings, PhotoSettings
-from tests.api import Api, NamedCallers, expect_problem, open_api
-from tests.calls import Call
-from tests.photos import encode, make_mask, make_pixels
-
-FLUX = {"flux": FluxSettings(checkpoints={"flux-dev": "hub"})}
-PNG = encode(Image.fromarray(make_pixels()), "PNG")
-BOX = (40, 30, 100, 50)
-
-
-def make_holes(transparent: bool = True) -> bytes:
-    """A copy of the image in which the box is transparent; the colours under it are no mask."""
-    image = Image.open(io.BytesIO(PNG)).convert("RGBA")
-    if transparent:
-        image.paste((0, 0, 0, 0), BOX)
-    return encode(image, "PNG")
-
-
-def open_image(b64: str | None) -> Image.Image:
-    assert b64 is not None
-    return Image.open(io.BytesIO(base64.b64decode(b64, validate=True)))
-
-
-def find_changed(image: Image.Image) -> np.ndarray:
-    return (np.asarray(image) != make_pixels()).any(axis=2)
-
-
-def paint_picture(width: int = 1024, height: int = 1024) -> Callable[[Any], EngineResult]:
-    return lambda _request: EngineResult((np.full((height, width, 3), 200, np.uint8),), 0.5, 2.0)
-
-
-@asynccontextmanager
-async def open_client(api: Api, **options: Any) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        api_key="none", base_url="http://localhost/v1", http_client=api.http, max_retries=0, **options
-    ) as client:
-        yield client
-
-
-async def list_jobs(api: Api, owner: str = "local") -> list[Job]:
-    return list(await api.bench.service.list_owned(owner, limit=100))
-
-
-async def until_jobs(api: Api, number: int, status: Status) -> list[Job]:
-    async with asyncio.timeout(20):
-        while True:
-            jobs = [job for job in await list_jobs(api) if job.status is status]
-            if len(jobs) == number:
-                return jobs
-            await asyncio.sleep(0.01)
-
-
-def expect_error(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
-    body = expect_problem(response, status, code)
-    assert body["error"]["message"] == body["detail"]
-    assert (body["error"]["param"], body["error"]["code"]) == (body.get("field"), code)
-    return body
-
-
-async def post_edit(api: Api, files: dict[str, Any] | None = None, **fields: Any) -> httpx.Response:
-    given = {"image": ("a.png", PNG), "mask": ("m.png", make_holes())} if files is None else files
-    return await api.http.post(EDITS_PATH, files=given, data={"prompt": "grass", **fields})
-
+from serve_app.engines.protocol import Step
+from serve_app.errors import EngineRejected
+from serve_app.jobs.model import Operation, Status
+from tests.api import open_api
+from tests.photos import make_mask
+from tests.unit.ingress.openai_client import (
+    BOX,
+    FLUX,
+    PNG,
+    call_edit,
+    find_changed,
+    hold_all_but_the_first,
+    list_jobs,
+    make_holes,
+    open_client,
+    open_gate,
+    open_image,
+    paint_picture,
+    read_all,
+    until_jobs,
+)
 
 # -- edits ---------------------------------------------------------------------------------------------------------
 
@@ -292,247 +236,3 @@ async def test_a_quiet_stream_is_kept_alive(tmp_path: Path, monkeypatch: pytest.
         await call.until(lambda: call.text.count(": ") > 3)
         call.hang_up()
         await call.end()
-
-
-# -- hanging up ----------------------------------------------------------------------------------------------------
-
-
-def call_edit(api: Api, **fields: str) -> Call:
-    files = {"image": ("a.png", PNG), "mask": ("m.png", make_holes())}
-    return Call(api, EDITS_PATH, files, {"prompt": "grass", **fields})
-
-
-def hold_all_but_the_first(api: Api) -> Any:
-    """An engine that plays its script for the first request, and never answers the others."""
-    play = api.engine.run
-
-    async def run(request: Any) -> AsyncIterator[Any]:
-        if api.engine.requests:
-            yield Step(0, 1)
-            await asyncio.Event().wait()
-        async for event in play(request):
-            yield event
-
-    return run
-
-
-async def read_all(stream: Any) -> list[Any]:
-    return [event async for event in stream]
-
-
-async def open_gate(api: Api) -> None:
-    async with asyncio.timeout(20):
-        while not any(job.progress and job.progress.stage == "engine" for job in await list_jobs(api)):
-            await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
-    api.engine.gate.set()
-
-
-@pytest.mark.parametrize("fields", [{}, {"stream": "true"}], ids=["waiting", "streaming"])
-@pytest.mark.parametrize("way", ["hung up", "task cancelled"])
-@pytest.mark.parametrize("start", [False, True], ids=["queued", "running"])
-async def test_who_hangs_up_cancels_all_jobs(tmp_path: Path, fields: dict[str, str], way: str, start: bool) -> None:
-    async with open_api(tmp_path, start=start) as api:
-        api.engine.gate.clear()
-        call = call_edit(api, n="2", **fields)
-        await until_jobs(api, 2, Status.PROCESSING if start else Status.QUEUED)
-        await asyncio.sleep(0.05)  # into its waiting
-        if way == "hung up":
-            call.hang_up()
-            await call.end()
-        else:
-            call.task.cancel()
-            await asyncio.gather(call.task, return_exceptions=True)
-        await until_jobs(api, 2, Status.CANCELLED)
-        assert "b64_json" not in call.text
-
-
-async def test_who_leaves_while_the_jobs_are_being_written_leaves_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async with open_api(tmp_path, start=False) as api:
-        store, writing, go_on = api.bench.stores.jobs, asyncio.Event(), asyncio.Event()
-        change = store.change
-
-        async def change_slowly(job_id: str, session: Any, decide: Any) -> Any:
-            writing.set()
-            await go_on.wait()
-            return await change(job_id, session, decide)
-
-        monkeypatch.setattr(store, "change", change_slowly)
-        call = call_edit(api, n="2")
-        await asyncio.wait_for(writing.wait(), 20)
-        call.task.cancel()
-        await asyncio.sleep(0)
-        go_on.set()
-        await asyncio.gather(call.task, return_exceptions=True)
-        assert [job.status for job in await list_jobs(api)] == [Status.CANCELLED] * 2
-
-
-# -- what goes wrong -------------------------------------------------------------------------------------------------
-
-
-async def test_a_failed_job_is_told_and_the_others_are_cancelled(tmp_path: Path) -> None:
-    async with open_api(tmp_path) as api:
-        api.engine.script.append(EngineRejected("the prompt is too dull"))
-        api.engine.run = hold_all_but_the_first(api)  # type: ignore[method-assign]
-        response = await post_edit(api, n="2", seed="1")
-        assert response.status_code == 422
-        body = response.json()
-        assert (body["type"], body["error"]["code"]) == ("urn:pawfect:problem:engine_rejected", "engine_rejected")
-        assert body["error"]["message"] == "the prompt is too dull"
-        assert body["job_id"].startswith("job-")
-        await until_jobs(api, 1, Status.CANCELLED)
-
-
-async def test_what_takes_too_long_is_cancelled_and_may_be_tried_again(tmp_path: Path) -> None:
-    async with open_api(tmp_path, start=False, push_wait_s=0.05) as api:
-        response = await post_edit(api)
-        expect_error(response, 503, "deadline_exceeded")
-        assert int(response.headers["retry-after"]) > 0
-        assert [job.status for job in await list_jobs(api)] == [Status.CANCELLED]
-
-
-async def test_a_job_that_somebody_else_cancels_is_not_asked_for_again(tmp_path: Path) -> None:
-    async with open_api(tmp_path, start=False) as api, open_client(api) as client:
-        patient = client.with_options(max_retries=2)
-        asking = asyncio.create_task(patient.images.edit(image=PNG, mask=make_holes(), prompt="grass"))
-        (job,) = await until_jobs(api, 1, Status.QUEUED)
-        await api.bench.service.cancel(job.id)
-        with pytest.raises(openai.ConflictError):
-            await asyncio.wait_for(asking, 20)
-        assert len(await list_jobs(api)) == 1
-
-
-async def test_together_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_api(tmp_path, start=False) as api:
-        store, calls = api.bench.stores.jobs, 0
-        change = store.change
-
-        async def fail_once(job_id: str, session: Any, decide: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls == 2:
-                raise StoreUnavailable("out for lunch.")
-            return await change(job_id, session, decide)
-
-        monkeypatch.setattr(store, "change", fail_once)
-        expect_error(await post_edit(api, n="3"), 503, "store_unavailable")
-        assert [job.status for job in await list_jobs(api)] == [Status.CANCELLED] * 2
-
-
-class ThreeAtATime(NamedCallers):
-    async def verify_caller(self, connection: Any) -> VerifiedCaller:
-        caller = await super().verify_caller(connection)
-        return VerifiedCaller(caller.id, Allowance(concurrent_jobs=3))
-
-
-async def test_every_image_takes_a_place_of_its_caller(tmp_path: Path) -> None:
-    async with open_api(tmp_path, trust=ThreeAtATime()) as api, open_client(api) as client:
-        with pytest.raises(openai.RateLimitError) as caught:
-            await client.images.edit(image=PNG, mask=make_holes(), prompt="grass", n=4)
-        assert (caught.value.type, caught.value.code) == ("rate_limit_error", "too_many_requests")
-        assert int(caught.value.response.headers["retry-after"]) > 0
-        assert await list_jobs(api) == []
-        assert (await client.images.edit(image=PNG, mask=make_holes(), prompt="grass", n=3)).data is not None
-
-
-async def test_a_stranger_reads_of_it_as_the_client_does(tmp_path: Path) -> None:
-    class Nobody(NamedCallers):
-        async def verify_caller(self, connection: Any) -> VerifiedCaller:
-            raise Unauthenticated("no key")
-
-    async with open_api(tmp_path, start=False, trust=Nobody()) as api, open_client(api) as client:
-        with pytest.raises(openai.AuthenticationError, match="API key"):
-            await client.models.list()
-        with pytest.raises(openai.AuthenticationError, match="API key"):
-            await client.images.edit(image=PNG, prompt="grass")
-
-
-@pytest.mark.parametrize(
-    ("fields", "field"),
-    [
-        ({"n": "0"}, "n"),
-        ({"n": str(MAX_IMAGES + 1)}, "n"),
-        ({"size": "big"}, "size"),
-        ({"quality": "best"}, "quality"),
-        ({"model": "gpt-image-1"}, "model"),
-        ({"output_format": "gif"}, "output_format"),
-        ({"background": "transparent"}, "background"),
-        ({"response_format": "url", "stream": "true"}, "stream"),
-        ({"steps": "10000"}, "steps"),
-        ({"strength": "0.5"}, "strength"),
-        ({"frame_count": "2"}, "frame_count"),
-        ({"prompt": ""}, "prompt"),
-    ],
-)
-async def test_a_bad_field_of_an_edit_is_named(tmp_path: Path, fields: dict[str, str], field: str) -> None:
-    async with open_api(tmp_path, start=False) as api:
-        assert expect_error(await post_edit(api, **fields), 422, "invalid_request")["field"] == field
-        assert await list_jobs(api) == []
-
-
-@pytest.mark.parametrize(
-    ("files", "field"),
-    [
-        ({"mask": PNG}, "image"),
-        ({"image": PNG, "image[]": PNG}, "image"),
-        ([("image[]", PNG), ("image[]", PNG)], "image[]"),
-        ({"image": b"no image"}, "image"),
-        ({"image": PNG, "mask": b"no image"}, "mask"),
-        ({"image": PNG, "markup": PNG}, "markup"),
-    ],
-)
-async def test_bad_files_of_an_edit_are_named(tmp_path: Path, files: Any, field: str) -> None:
-    async with open_api(tmp_path, start=False) as api:
-        assert expect_error(await post_edit(api, files), 422, "invalid_request")["field"] == field
-
-
-@pytest.mark.parametrize(
-    ("body", "field"),
-    [
-        ({}, "prompt"),
-        ({"prompt": "a dog", "size": "1536x1024"}, "size"),
-        ({"prompt": "a dog", "size": "100x100"}, "size"),
-        ({"prompt": "a dog", "size": "0x64"}, "size"),
-        ({"prompt": "a dog", "n": "2"}, "n"),
-        ({"prompt": "a dog", "svg": {"model": "x"}}, "svg"),
-        ({"prompt": "a dog", "image": "x"}, "image"),
-        ([], "body"),
-    ],
-)
-async def test_a_bad_field_of_a_generation_is_named(tmp_path: Path, body: Any, field: str) -> None:
-    async with open_api(tmp_path, start=False, ingress=FLUX) as api:
-        response = await api.http.post(GENERATIONS_PATH, json=body)
-        assert expect_error(response, 422, "invalid_request")["field"] == field
-
-
-async def test_another_type_of_body_and_too_large_a_one(tmp_path: Path) -> None:
-    async with open_api(tmp_path, start=False, ingress={"photos": PhotoSettings(max_bytes=2048)}) as api:
-        expect_error(await api.http.post(EDITS_PATH, json={"prompt": "x"}), 415, "unsupported_media_type")
-        expect_error(await api.http.post(GENERATIONS_PATH, data={"prompt": "x"}), 415, "unsupported_media_type")
-        large = {"image": ("a.png", PNG + bytes(4096))}
-        assert expect_error(await post_edit(api, large), 413, "request_entity_too_large")["field"] == "image"
-        huge = {"image": ("a.png", PNG + bytes(2**21))}
-        expect_error(await post_edit(api, huge), 413, "request_entity_too_large")
-
-
-async def test_a_defect_has_the_clients_form_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async with open_api(tmp_path, start=False) as api:
-        monkeypatch.setattr("ingress.routes.images.order_edits", lambda *_: 1 / 0)
-        assert expect_error(await post_edit(api), 500, "internal")["error"]["type"] == "server_error"
-
-
-async def test_the_openapi_document_describes_the_routes(tmp_path: Path) -> None:
-    async with open_api(tmp_path, start=False) as api:
-        document = (await api.http.get("/openapi.json")).json()
-    assert "#/$defs" not in json.dumps(document)
-    edit, generate = (document["paths"][path]["post"] for path in (EDITS_PATH, GENERATIONS_PATH))
-    form = edit["requestBody"]["content"]["multipart/form-data"]["schema"]
-    assert form["required"] == ["prompt", "image"]
-    assert form["properties"]["mask"]["format"] == "binary"
-    assert form["properties"]["n"]["maximum"] == MAX_IMAGES
-    for operation in (edit, generate):
-        assert operation["responses"]["200"]["content"].keys() == {"application/json", "text/event-stream"}
-        for status, answer in operation["responses"].items():
-            assert int(status) < 400 or answer["content"].keys() == {"application/problem+json"}
