@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+MEDIA_TYPE = "text/event-stream"
 HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 """Nobody on the way keeps events back; the second is what nginx and its kin listen to."""
 
@@ -20,7 +21,7 @@ class EventStream(StreamingResponse):
     versions only who sends would hear of it.
     """
 
-    media_type = "text/event-stream"
+    media_type = MEDIA_TYPE
 
     def __init__(self, events: AsyncGenerator[bytes]) -> None:
         super().__init__(events, headers=HEADERS)

@@ -26,6 +26,7 @@ KEEPALIVE = format_sse_event(comment="")
 COME_AGAIN = format_sse_event(comment="come again with Last-Event-ID")
 
 FINAL_NAMES = {Status.COMPLETED: "done", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
+NAMES = ("queued", "stage", "step", "decoding", *FINAL_NAMES.values())
 
 
 @dataclass(frozen=True, slots=True)

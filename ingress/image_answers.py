@@ -19,6 +19,7 @@ from fastapi.sse import format_sse_event
 
 from ingress.event_stream import EventStream
 from ingress.events import KEEPALIVE, KEEPALIVE_S, describe
+from ingress.image_events import UNTOLD
 from ingress.image_jobs import WaitingJobs, while_connected
 from ingress.image_orders import ImageOrder
 from ingress.image_problems import explain
@@ -89,7 +90,7 @@ async def _complete(services: Services, order: ImageOrder, place: int, job: Job)
 
 def _write_progress(order: ImageOrder, place: int, job: Job) -> bytes:
     name, snapshot = f"{order.kind}.progress", asdict(describe(job).snapshot)
-    values = {key: value for key, value in snapshot.items() if key not in ("error", "result_url")}
+    values = {key: value for key, value in snapshot.items() if key not in UNTOLD}
     return format_sse_event(event=name, data_str=json.dumps({"type": name, "index": place, **values}))
 
 

@@ -6,10 +6,12 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from pydantic import TypeAdapter
 
 from ingress.callers import REFUSALS, OwnJob
+from ingress.event_schemas import describe_stream, inline_definitions
 from ingress.event_stream import EventStream
-from ingress.events import has_heard_all, stream
+from ingress.events import NAMES, Snapshot, has_heard_all, stream
 from ingress.job_schemas import PATH
 from ingress.problems import describe_problem
 from ingress.services import Provided
@@ -28,20 +30,15 @@ id: 7
 
 """
 
-EVENT: dict[str, Any] = {
-    "title": "One event of the stream",
-    "type": "object",
-    "properties": {
-        "id": {"type": "string", "description": "the job's version"},
-        "event": {"enum": ["queued", "stage", "step", "decoding", "done", "failed", "cancelled"]},
-        "data": {"type": "string", "description": "a JSON object"},
-        "retry": {"type": "integer", "description": "milliseconds"},
-    },
+FIELDS = {
+    "id": {"type": "string", "description": "the job's version"},
+    "retry": {"type": "integer", "description": "milliseconds"},
 }
+SNAPSHOT = inline_definitions(TypeAdapter(Snapshot).json_schema())
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The job's events, until it has ended",
-        "content": {"text/event-stream": {"schema": EVENT, "example": EXAMPLE}},
+        "content": describe_stream(EXAMPLE, dict.fromkeys(NAMES, SNAPSHOT), FIELDS),
     },
     204: {"description": "The job has ended, and the client has heard so; it need not come again"},
     **REFUSALS,

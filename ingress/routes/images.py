@@ -9,27 +9,15 @@ from fastapi import APIRouter, Depends, Request, Response
 from ingress.callers import Limited
 from ingress.image_answers import answer_images
 from ingress.image_bodies import EDIT_BODY, GENERATION_BODY, read_edit, read_generation
-from ingress.image_orders import ImageOrder, order_edits, order_generations
+from ingress.image_events import describe_events
+from ingress.image_orders import ImageOrder, Kind, order_edits, order_generations
 from ingress.image_problems import ImageRoute, describe_error
 from ingress.image_schemas import EDITS_PATH, GENERATIONS_PATH, ImagesResponse
 from ingress.services import Provided
 
 router = APIRouter(tags=["images"], route_class=ImageRoute)
 
-EXAMPLE = """event: image_edit.progress
-data: {"type":"image_edit.progress","index":0,"job_id":"job-1f0c","status":"processing","stage":"engine","step":3,\
-"steps":28,"eta_s":21.5,"position":null}
-
-event: image_edit.completed
-data: {"type":"image_edit.completed","index":0,"created_at":1790000000,"size":"auto","b64_json":"iVBORw0KGgo…"}
-
-"""
-ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "model": ImagesResponse,
-        "description": "The images; with `stream` progress, each image when it is done, and errors, as events",
-        "content": {"text/event-stream": {"schema": {"type": "string"}, "example": EXAMPLE}},
-    },
+ERRORS: dict[int | str, dict[str, Any]] = {
     401: describe_error("No valid API key or Google identity token came as the bearer token"),
     403: describe_error("The caller may not do this"),
     408: describe_error("The body came too slowly"),
@@ -43,6 +31,15 @@ ANSWERS: dict[int | str, dict[str, Any]] = {
 }
 
 
+def describe_answers(kind: Kind) -> dict[int | str, dict[str, Any]]:
+    images = {
+        "model": ImagesResponse,
+        "description": "The images; with `stream` progress, each image when it is done, and errors, as events",
+        "content": describe_events(kind),
+    }
+    return {200: images, **ERRORS}
+
+
 async def order_edit(caller: Limited, request: Request, services: Provided) -> ImageOrder:
     """The body, which FastAPI would read and parse before it asks any dependency who is calling."""
     wish, image, mask = await read_edit(request, services.settings.photos)
@@ -53,7 +50,7 @@ async def order_generation(caller: Limited, request: Request, services: Provided
     return order_generations(caller, await read_generation(request), services.settings)
 
 
-@router.post(EDITS_PATH, responses=ANSWERS, openapi_extra=EDIT_BODY, response_class=Response)
+@router.post(EDITS_PATH, responses=describe_answers("image_edit"), openapi_extra=EDIT_BODY, response_class=Response)
 async def edit_image(
     request: Request, services: Provided, order: Annotated[ImageOrder, Depends(order_edit)]
 ) -> Response:
@@ -66,7 +63,12 @@ async def edit_image(
     return await answer_images(request, services, order)
 
 
-@router.post(GENERATIONS_PATH, responses=ANSWERS, openapi_extra=GENERATION_BODY, response_class=Response)
+@router.post(
+    GENERATIONS_PATH,
+    responses=describe_answers("image_generation"),
+    openapi_extra=GENERATION_BODY,
+    response_class=Response,
+)
 async def generate_images(
     request: Request, services: Provided, order: Annotated[ImageOrder, Depends(order_generation)]
 ) -> Response:

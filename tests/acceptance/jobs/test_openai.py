@@ -11,6 +11,7 @@ import openai
 import pytest
 from PIL import Image
 
+from tests.acceptance.documented import DocumentedService
 from tests.acceptance.jobs_service import JobsService
 from tests.photos import encode, make_mask, make_photo, make_pixels
 
@@ -74,6 +75,15 @@ async def test_an_image_is_generated_and_streamed(client: openai.AsyncOpenAI) ->
     events = [event async for event in stream]
     assert events[-1].type == "image_generation.completed"
     assert open_image(events[-1].b64_json).size == (256, 256)
+
+
+def test_streams_of_steps_are_as_documented(jobs_service: JobsService) -> None:
+    documented = DocumentedService(jobs_service.process.url)
+    generation = {"prompt": "a dog", "model": "flux-dev", "size": "256x256", "steps": 3, "stream": True}
+    documented.call("POST /v1/images/generations", 200, body=generation)
+    edit = {"prompt": "grass", "quality": "low", "image": make_photo(), "mask": make_mask(), "stream": "true"}
+    answer = documented.call("POST /v1/images/edits", 200, body=edit, media_type="multipart/form-data")
+    assert '"step": 1' in answer.text
 
 
 async def test_the_models_are_those_that_run(client: openai.AsyncOpenAI) -> None:
