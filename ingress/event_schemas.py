@@ -9,7 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from ingress.event_stream import MEDIA_TYPE
+from ingress.events import Snapshot
 
 Schema = dict[str, Any]
 
@@ -31,7 +34,7 @@ def describe_stream(example: str, data: Mapping[str, Schema], fields: Mapping[st
         "title": "One event of the stream",
         "type": "object",
         "required": ["event", "data"],
-        "properties": {"event": {"type": "string"}, "data": {"type": "string"}, **(fields or {})},
+        "properties": dict(fields or {}),
         "oneOf": kinds,
     }
     return {MEDIA_TYPE: {"schema": event, "example": example}}
@@ -52,3 +55,7 @@ def inline_definitions(schema: Schema) -> Schema:
 
     inlined: Schema = inline(schema)
     return inlined
+
+
+SNAPSHOT = inline_definitions(TypeAdapter(Snapshot).json_schema())
+"""What an event says of its job."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import TypeAdapter
-
-from ingress.event_schemas import Schema, describe_stream, inline_definitions
-from ingress.events import Snapshot
+from ingress.event_schemas import SNAPSHOT, Schema, describe_stream, inline_definitions
 from ingress.image_orders import Kind
 from ingress.image_problems import ERROR_SCHEMA
 from ingress.image_schemas import ImageDetails
@@ -28,22 +25,21 @@ data: {{"type":"{kind}.completed","index":0,"created_at":1790000000,"background"
 
 def describe_events(kind: Kind) -> Schema:
     """The `content` of the answer to a request for a stream: progress and, of each image, its end; or an error."""
-    snapshot = inline_definitions(TypeAdapter(Snapshot).json_schema())["properties"]
     image = inline_definitions(ImageDetails.model_json_schema(mode="serialization"))["properties"]
     place = {"index": {"type": "integer", "description": "the image's place among those of the request"}}
-    progress = {name: field for name, field in snapshot.items() if name not in UNTOLD}
+    progress = {name: field for name, field in SNAPSHOT["properties"].items() if name not in UNTOLD}
     end = {
         "created_at": {"type": "integer", "description": "when the image was made, a Unix time"},
         **image,
         "b64_json": {"type": "string", "description": "the whole file, base64"},
     }
     error = {name: field for name, field in SCHEMA["properties"].items() if name not in ("type", "field")}
-    data = {
-        f"{kind}.progress": _describe_data(f"{kind}.progress", {**place, **progress}),
-        f"{kind}.completed": _describe_data(f"{kind}.completed", {**place, **end}),
-        "error": _describe_data("error", {**error, "error": ERROR_SCHEMA}),
+    fields = {
+        f"{kind}.progress": {**place, **progress},
+        f"{kind}.completed": {**place, **end},
+        "error": {**error, "error": ERROR_SCHEMA},
     }
-    return describe_stream(EXAMPLE.format(kind=kind), data)
+    return describe_stream(EXAMPLE.format(kind=kind), {name: _describe_data(name, fields[name]) for name in fields})
 
 
 def _describe_data(name: str, fields: Schema) -> Schema:

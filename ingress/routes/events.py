@@ -6,12 +6,11 @@ from http import HTTPStatus
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Response
-from pydantic import TypeAdapter
 
 from ingress.callers import REFUSALS, OwnJob
-from ingress.event_schemas import describe_stream, inline_definitions
+from ingress.event_schemas import SNAPSHOT, describe_stream
 from ingress.event_stream import EventStream
-from ingress.events import NAMES, Snapshot, has_heard_all, stream
+from ingress.events import NAMES, has_heard_all, stream
 from ingress.job_schemas import PATH
 from ingress.problems import describe_problem
 from ingress.services import Provided
@@ -34,7 +33,6 @@ FIELDS = {
     "id": {"type": "string", "description": "the job's version"},
     "retry": {"type": "integer", "description": "milliseconds"},
 }
-SNAPSHOT = inline_definitions(TypeAdapter(Snapshot).json_schema())
 ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The job's events, until it has ended",

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-import numpy as np
 import pytest
 from ray.exceptions import ActorDiedError, RayError
 from ray.serve._private.common import DeploymentID, DeploymentStatusTrigger
@@ -16,17 +15,9 @@ from ray.serve.schema import DeploymentStatus, DeploymentStatusOverview
 from serve_app.deployments import handles
 from serve_app.deployments.handles import EngineHandle, ask_state, is_failing
 from serve_app.engines.loading import LoadState, Phase
-from serve_app.engines.protocol import Crop, FillRequest, Queued, Step
+from serve_app.engines.protocol import FillRequest, Queued, Step
 from serve_app.errors import EngineFailed, EngineUnavailable
-
-REQUEST = FillRequest(
-    request_id="j",
-    crops=(Crop(np.zeros((64, 64, 3), np.uint8), np.full((64, 64), 255, np.uint8)),),
-    prompt="grass",
-    steps=1,
-    guidance=0.0,
-    seed=7,
-)
+from tests.shells import REQUEST
 
 
 class FakeHandle:

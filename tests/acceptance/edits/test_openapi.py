@@ -18,31 +18,22 @@ import pytest
 from pawfect.demo import SAMPLE
 from pawfect.sessions import Backend
 from serve_app.jobs.model import Session
-from tests.acceptance.documented import DocumentedService
+from tests.acceptance.documented import CHECKS, PATIENCE_S, DocumentedService
 from tests.acceptance.edits.conftest import Running
 from tests.photos import make_mask, make_photo
 
 pytestmark = pytest.mark.serve
 
-CHECKS = (
-    "not_a_server_error",
-    "status_code_conformance",
-    "content_type_conformance",
-    "response_schema_conformance",
-    "response_headers_conformance",
-)
 PER_OPERATION = os.environ.get("FUZZ_CASES", "20")
 """Random cases per operation beside the systematic ones, some 1,700; `make fuzz` takes 100."""
 
 
 def test_random_requests_are_answered_as_documented(service: Running, tmp_path: Path) -> None:
     # A new seed each time: it is printed, and a failure can be replayed.
-    command: list[str | Path] = [
-        Path(sys.executable).with_name("schemathesis"),
-        "run",
-        f"{service.process.url}/openapi.json",
-    ]
-    options = ["--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing", "-n", PER_OPERATION, "-w", "2"]
+    command = [Path(sys.executable).with_name("schemathesis"), "run", f"{service.process.url}/openapi.json"]
+    checks = ["not_a_server_error", *(check.__name__ for check in CHECKS)]
+    options = ["--checks", ",".join(checks), "--phases", "examples,coverage,fuzzing", "-n", PER_OPERATION, "-w", "2"]
+    options += ["--request-timeout", str(PATIENCE_S)]
     finished = subprocess.run(
         [*command, *options, "--continue-on-failure"],
         cwd=tmp_path,
@@ -79,11 +70,12 @@ def test_an_edit_of_a_session(documented: DocumentedService, backend: Backend, s
     documented.call(f"DELETE {SESSION}", 409, path_parameters=path)
 
 
-@pytest.mark.parametrize("stream", [{}, {"stream": "true", "n": "2"}, {"response_format": "url"}])
-def test_images(documented: DocumentedService, stream: dict[str, str]) -> None:
-    body = {"prompt": "grass", "image": make_photo(), "mask": make_mask(), **stream}
+@pytest.mark.parametrize("options", [{}, {"stream": "true", "n": "2"}, {"response_format": "url"}])
+def test_images(documented: DocumentedService, options: dict[str, str]) -> None:
+    body = {"prompt": "grass", "image": make_photo(), "mask": make_mask(), **options}
     answer = documented.call("POST /v1/images/edits", 200, body=body, media_type="multipart/form-data")
-    assert answer.headers["content-type"][0].startswith("text/event-stream" if "n" in stream else "application/json")
+    kind = "text/event-stream" if "stream" in options else "application/json"
+    assert answer.headers["content-type"][0].startswith(kind)
 
 
 def test_a_stream_that_ends_with_an_error(documented: DocumentedService) -> None:
@@ -99,7 +91,7 @@ def test_a_job_from_its_submission_to_its_end(documented: DocumentedService) -> 
     stream = documented.call("GET /v1/jobs/{job_id}/events", 200, path_parameters=path)
     assert "event: done" in stream.text
     documented.call("POST /v1/jobs", 200, **form)
-    documented.repeat(is_completed, "GET /v1/jobs/{job_id}", 200, path_parameters=path)
+    assert documented.call("GET /v1/jobs/{job_id}", 200, path_parameters=path).json()["status"] == "completed"
     documented.call("GET /v1/jobs/{job_id}/result", 200, path_parameters=path)
     documented.call("GET /v1/jobs/{job_id}/result", 200, path_parameters=path, headers={"Accept": "application/json"})
     documented.call(
@@ -118,13 +110,10 @@ def test_a_job_that_fails(documented: DocumentedService) -> None:
 
 
 @pytest.mark.weights
-def test_headshots(documented: DocumentedService) -> None:
+def test_a_headshot_that_is_not_waited_for(documented: DocumentedService) -> None:
     photo = {"body": {"file": PET}, "media_type": "multipart/form-data"}
     path = {"job_id": documented.call("POST /headshot-async", 202, **photo).json()["job_id"]}
-    done = documented.repeat(is_completed, "GET /headshot/{job_id}", 200, path_parameters=path)
-    link = read_link(done["preview_url"])
-    documented.call("GET /files/{path}", 200, **link)
-    documented.call("HEAD /files/{path}", 200, **link)
+    documented.call("GET /headshot/{job_id}", 200, path_parameters=path)
 
 
 @pytest.mark.weights
@@ -134,9 +123,15 @@ def test_a_headshot_of_an_upload(documented: DocumentedService) -> None:
     documented.call("PUT /files/{path}", 201, **photo, **read_link(ticket["upload_url"]))
     uploaded = {name: ticket[name] for name in ("job_id", "orig_key")}
     documented.call("POST /headshot", 200, body=uploaded)
+    path = {"job_id": ticket["job_id"]}
+    done = documented.call("GET /headshot/{job_id}", 200, path_parameters=path).json()
+    assert done["status"] == "done"
+    link = read_link(done["preview_url"])
+    documented.call("GET /files/{path}", 200, **link)
+    documented.call("HEAD /files/{path}", 200, **link)
 
 
-def test_pushes(documented: DocumentedService, backend: Backend, session: Session) -> None:
+def test_a_push(documented: DocumentedService, backend: Backend, session: Session) -> None:
     asyncio.run(backend.create(session, make_photo(), make_mask()))
     ids = {"userId": session.user_id, "sessionId": session.session_id}
     message = {"messageId": "1", "data": base64.b64encode(json.dumps(ids).encode()).decode()}
@@ -148,10 +143,6 @@ def test_what_is_ready_and_offered(documented: DocumentedService) -> None:
         documented.call(f"GET {probe}", 200)
     models = documented.call("GET /v1/models", 200).json()["data"]
     documented.call("GET /v1/models/{model}", 200, path_parameters={"model": models[0]["id"]})
-
-
-def is_completed(answer: dict[str, Any]) -> bool:
-    return answer["status"] in ("completed", "done")
 
 
 def find_last(stream: str) -> str:

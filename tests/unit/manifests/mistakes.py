@@ -41,15 +41,20 @@ def put(path: str, value: Any) -> Change:
     return change
 
 
+def reach(document: Tree, path: str) -> Any:
+    inner: Any = document
+    for key in path.split("."):
+        inner = inner[int(key)] if isinstance(inner, list) else inner[key]
+    return inner
+
+
 def put_variable(group: str, name: str, value: Any) -> Change:
     """In the environment of the group's Ray container; GONE takes it away."""
 
     def change(document: Tree) -> None:
-        inner: Any = document
-        for key in f"{group}.{RAY}".split("."):
-            inner = inner[int(key)] if isinstance(inner, list) else inner[key]
-        others = [each for each in inner.get("env", []) if each["name"] != name]
-        inner["env"] = others + ([] if value is GONE else [{"name": name, "value": value}])
+        container = reach(document, f"{group}.{RAY}")
+        others = [each for each in container.get("env", []) if each["name"] != name]
+        container["env"] = others + ([] if value is GONE else [{"name": name, "value": value}])
 
     return change
 
@@ -80,10 +85,8 @@ def both(*changes: Change) -> Change:
 
 def port(group: str, name: str, number: int) -> Change:
     def change(document: Tree) -> None:
-        inner: Any = document
-        for key in f"{group}.{RAY}.ports".split("."):
-            inner = inner[int(key)] if isinstance(inner, list) else inner[key]
-        next(each for each in inner if each["name"] == name)["containerPort"] = number
+        ports = reach(document, f"{group}.{RAY}.ports")
+        next(each for each in ports if each["name"] == name)["containerPort"] = number
 
     return change
 
